@@ -1,0 +1,28 @@
+"""masksub: strong masking inside supervised training.
+
+MaskSub (Heo et al., "Masking meets Supervision: A Strong Learning Alliance", CVPR 2025, arXiv 2306.11339) as a library
+for PyTorch. Importing this package loads torch and nothing else.
+"""
+
+from masksub import adapters as adapters
+from masksub.core import schedule as schedule
+from masksub.core.branches import Branch, MaskSub
+from masksub.core.loss import relaxed_target
+from masksub.core.masking import sample_keep, sample_keep_blocks
+from masksub.core.methods import METHODS
+from masksub.core.step import StepOutput, TwoBranchStep
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "METHODS",
+    "Branch",
+    "MaskSub",
+    "StepOutput",
+    "TwoBranchStep",
+    "__version__",
+    "relaxed_target",
+    "sample_keep",
+    "sample_keep_blocks",
+    "schedule",
+]

@@ -1,0 +1,1 @@
+"""The method: masking, branches, loss, step, schedules. torch and the standard library only."""

@@ -1,0 +1,217 @@
+"""The two-branch training step (paper, section 3, equations 2 to 4).
+
+    z  = model(x)             L_main = criterion(z, y)
+    z' = model(x; sub)        L_sub  = soft loss(z', target(z.detach()))
+    L  = (1 - weight) * L_main + weight * L_sub
+
+The target carries no gradient, so the main branch's backward can run, and free its activations, before the sub
+branch's forward starts ("split"). "joint" builds L first and runs one backward. Both give the same gradient.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from .branches import Branch
+from .loss import TargetKind, relaxed_target, soft_loss, soft_loss_like
+from .wrappers import unwrap_parallel, without_gradient_sync
+
+__all__ = ["StepOutput", "TwoBranchStep"]
+
+Criterion = Callable[[Tensor, Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class StepOutput:
+    """What one step computed; all tensors are detached.
+
+    A branch that the weight leaves out is not run: its loss and logits are None.
+    """
+
+    loss: Tensor
+    loss_main: Tensor | None
+    loss_sub: Tensor | None
+    logits: Tensor | None
+    sub_logits: Tensor | None
+
+
+class TwoBranchStep:
+    """Forward and backward of both branches; gradients are accumulated on the parameters.
+
+    The optimizer step, zeroing gradients, clipping and schedules stay with the caller, so that the step fits any loop.
+
+    Args:
+        model: a classifier whose output is a tensor (B, C) or an object with ``.logits``. May be wrapped in
+            DistributedDataParallel or ``torch.compile``.
+        criterion: the recipe's loss, ``criterion(logits, y) -> scalar``; y is whatever it takes (labels, soft labels).
+        sub: what the sub branch changes, for example ``MaskSub(0.5)``.
+        weight: share of the sub branch in the loss, 0 <= weight <= 1; 0.5 in the paper. At 0 the step is the plain
+            step, bit for bit, and the sub branch is not run. May be changed between steps.
+        mode: "split" runs main forward, main backward, sub forward, sub backward: memory of one branch. "joint" runs
+            both forwards and one backward.
+        target: what the sub branch learns. "auto": the relaxed target that goes with ``criterion``; "softmax" or
+            "sigmoid": that relaxed target; "labels": y itself through ``criterion`` (a comparator: with weight 1 this
+            is masking in plain training, and the main branch is not run).
+        sub_criterion: ``(sub_logits, target) -> scalar`` in place of the plain soft loss.
+
+    Raises:
+        ValueError: a value out of range, or ``target="auto"`` with a criterion that is not known.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        criterion: Criterion,
+        *,
+        sub: Branch,
+        weight: float = 0.5,
+        mode: Literal["split", "joint"] = "split",
+        target: TargetKind | Literal["auto", "labels"] = "auto",
+        sub_criterion: Criterion | None = None,
+    ) -> None:
+        if mode not in ("split", "joint"):
+            raise ValueError(f"mode = {mode!r}: the step runs 'split' or 'joint'")
+        if target not in ("auto", "softmax", "sigmoid", "labels"):
+            raise ValueError(f"target = {target!r}: one of 'auto', 'softmax', 'sigmoid', 'labels'")
+        self.model = model
+        self.criterion = criterion
+        self.sub = sub
+        self.weight = weight
+        self.mode = mode
+        self._kind: TargetKind | None
+        self._sub_criterion: Criterion
+        if target == "labels":
+            self._kind, self._sub_criterion = None, criterion
+        elif target == "auto":
+            self._kind, self._sub_criterion = soft_loss_like(criterion)
+        else:
+            kind: TargetKind = target
+            self._kind, self._sub_criterion = kind, lambda logits, probs: soft_loss(logits, probs, kind)
+        if sub_criterion is not None:
+            self._sub_criterion = sub_criterion
+
+    @property
+    def weight(self) -> float:
+        """Share of the sub branch in the loss, 0 <= weight <= 1."""
+        return self._weight
+
+    @weight.setter
+    def weight(self, value: float) -> None:
+        if not 0.0 <= value <= 1.0:
+            raise ValueError(f"weight = {value!r}: the share of the sub branch must satisfy 0 <= weight <= 1")
+        self._weight = value
+
+    @property
+    def runs_main(self) -> bool:
+        """Whether the main branch is run: it has a share of the loss, or the sub branch learns from it."""
+        return self.weight < 1 or self._kind is not None
+
+    @property
+    def runs_sub(self) -> bool:
+        """Whether the sub branch is run: it has a share of the loss."""
+        return self.weight > 0
+
+    def __call__(
+        self,
+        x: Any,
+        y: Tensor,
+        *,
+        keep: Tensor | None = None,
+        generator: torch.Generator | None = None,
+        backward: Callable[[Tensor], Any] | None = None,
+    ) -> StepOutput:
+        """Run both branches and their backward.
+
+        Side effects: gradients are added to the parameters'; batch-norm statistics see both branches; dropout and
+        masks draw random numbers, main branch first. Under DistributedDataParallel gradients are reduced once, in the
+        last backward.
+
+        Args:
+            x: the model's input, batch first: one tensor, or a mapping of keyword arguments.
+            y: targets for ``criterion``.
+            keep: fixes the visible units of the sub branch, boolean (B, L).
+            generator: source of randomness of the masks.
+            backward: called in place of ``loss.backward()``, for example ``accelerator.backward`` or
+                ``lambda loss: scaler.scale(loss).backward()``. In split mode once for each branch.
+
+        Returns:
+            StepOutput, detached.
+        """
+        backward = torch.Tensor.backward if backward is None else backward
+        if self.mode == "joint" or not (self.runs_main and self.runs_sub):
+            return _detached(backward, self._joint(x, y, keep, generator))
+
+        with without_gradient_sync(self.model):
+            loss_main, logits = self._main(self.model, x, y)
+            if self.weight < 1:
+                backward((1 - self.weight) * loss_main)
+            # The graph of the main branch ends here; holding no reference frees what backward has not.
+            loss_main, logits = loss_main.detach(), logits.detach()
+        loss_sub, sub_logits = self._sub(self.model, x, self._target(logits, y), keep, generator)
+        backward(self.weight * loss_sub)
+        loss_sub = loss_sub.detach()
+        loss = (1 - self.weight) * loss_main + self.weight * loss_sub
+        return StepOutput(loss, loss_main, loss_sub, logits, sub_logits.detach())
+
+    def loss(
+        self, x: Any, y: Tensor, *, keep: Tensor | None = None, generator: torch.Generator | None = None
+    ) -> Tensor:
+        """The joint loss L of both branches with its graph, without backward; arguments as for the step itself."""
+        return self._joint(x, y, keep, generator).loss
+
+    def _joint(self, x: Any, y: Tensor, keep: Tensor | None, generator: torch.Generator | None) -> StepOutput:
+        """Both forwards; the tensors of the result carry their graph."""
+        loss_main = logits = loss_sub = sub_logits = None
+        if self.runs_main:
+            loss_main, logits = self._main(self.model, x, y)
+            if not self.runs_sub:
+                return StepOutput(loss_main, loss_main, None, logits, None)
+        # With both branches in one backward, DistributedDataParallel may see one forward only: a second one would
+        # broadcast batch-norm buffers over those that the first still needs, and expect a second backward.
+        model = unwrap_parallel(self.model) if self.runs_main else self.model
+        target = y if logits is None else self._target(logits, y)
+        loss_sub, sub_logits = self._sub(model, x, target, keep, generator)
+        if self.weight == 1 or loss_main is None:
+            return StepOutput(loss_sub, loss_main, loss_sub, logits, sub_logits)
+        loss = (1 - self.weight) * loss_main + self.weight * loss_sub
+        return StepOutput(loss, loss_main, loss_sub, logits, sub_logits)
+
+    def _main(self, model: nn.Module, x: Any, y: Tensor) -> tuple[Tensor, Tensor]:
+        # With weight 1 the main branch is a teacher only.
+        with torch.set_grad_enabled(torch.is_grad_enabled() and self.weight < 1):
+            logits = _logits(model, x)
+            return self.criterion(logits, y), logits
+
+    def _sub(
+        self, model: nn.Module, x: Any, target: Tensor, keep: Tensor | None, generator: torch.Generator | None
+    ) -> tuple[Tensor, Tensor]:
+        with self.sub.applied(model, keep=keep, generator=generator):
+            sub_logits = _logits(model, x)
+        return self._sub_criterion(sub_logits, target), sub_logits
+
+    def _target(self, logits: Tensor, y: Tensor) -> Tensor:
+        return y if self._kind is None else relaxed_target(logits, self._kind)
+
+
+def _logits(model: nn.Module, x: Any) -> Tensor:
+    output = model(**x) if isinstance(x, Mapping) else model(x)
+    logits = getattr(output, "logits", output)
+    if not isinstance(logits, Tensor):
+        raise TypeError(
+            f"{type(model).__name__} returned {type(output).__name__}; a two-branch step needs a tensor of logits or "
+            f"an object with .logits"
+        )
+    return logits
+
+
+def _detached(backward: Callable[[Tensor], Any], out: StepOutput) -> StepOutput:
+    backward(out.loss)
+    return StepOutput(
+        out.loss.detach(),
+        *(None if t is None else t.detach() for t in (out.loss_main, out.loss_sub, out.logits, out.sub_logits)),
+    )
