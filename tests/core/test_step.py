@@ -1,0 +1,357 @@
+"""The step against the formula written out. If these fail, some loop trains on another gradient than it should."""
+
+from __future__ import annotations
+
+import copy
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import timm.loss
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import masksub
+from masksub.core.methods import METHODS
+from tests.models import resnet, vit
+
+
+def gradients(model: nn.Module) -> dict[str, Tensor]:
+    return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+
+
+def by_hand(model: nn.Module, x: Tensor, keep: Tensor, main_loss: Any, sub_loss: Any, weight: float) -> Tensor:
+    """L = (1 - w) L_main + w L_sub with one backward; sub_loss gets (sub logits, main logits detached)."""
+    logits = model(x)
+    with masksub.MaskSub(0.5).applied(model, keep=keep):
+        sub_logits = model(x)
+    loss = (1 - weight) * main_loss(logits) + weight * sub_loss(sub_logits, logits.detach())
+    loss.backward()
+    return loss.detach()
+
+
+def soft_ce(sub: Tensor, main: Tensor) -> Tensor:
+    return -(main.softmax(-1) * sub.log_softmax(-1)).sum(-1).mean()
+
+
+def soft_bce(sub: Tensor, main: Tensor) -> Tensor:
+    t = main.sigmoid()
+    return -(t * F.logsigmoid(sub) + (1 - t) * F.logsigmoid(-sub)).mean()
+
+
+def batch(size: int = 6, pixels: int = 16) -> tuple[Tensor, Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(3)
+    x = torch.randn(size, 3, pixels, pixels, generator=generator)
+    y = torch.randint(5, (size,), generator=generator)
+    return x, y, masksub.sample_keep(size, 16, 0.5, generator=generator)
+
+
+def one_hot(y: Tensor) -> Tensor:
+    """Soft labels as mixup gives them."""
+    return 0.7 * F.one_hot(y, 5).float() + 0.3 * F.one_hot(y.flip(0), 5).float()
+
+
+CRITERIA = {
+    "cross-entropy": (nn.CrossEntropyLoss(), False, soft_ce),
+    "cross-entropy, smoothed": (nn.CrossEntropyLoss(label_smoothing=0.1), False, soft_ce),
+    "cross-entropy, soft labels": (nn.CrossEntropyLoss(), True, soft_ce),
+    "cross-entropy, sum": (nn.CrossEntropyLoss(reduction="sum"), False, lambda s, m: soft_ce(s, m) * len(s)),
+    "function": (F.cross_entropy, False, soft_ce),
+    "timm smoothing": (timm.loss.LabelSmoothingCrossEntropy(0.1), False, soft_ce),
+    "timm soft target": (timm.loss.SoftTargetCrossEntropy(), True, soft_ce),
+    "bce": (nn.BCEWithLogitsLoss(), True, soft_bce),
+    "bce, sum": (nn.BCEWithLogitsLoss(reduction="sum"), True, lambda s, m: soft_bce(s, m) * s.numel()),
+    "bce function": (F.binary_cross_entropy_with_logits, True, soft_bce),
+    "timm bce": (timm.loss.BinaryCrossEntropy(smoothing=0.1), False, soft_bce),
+    "timm bce, threshold": (timm.loss.BinaryCrossEntropy(smoothing=0.0, target_threshold=0.2), True, soft_bce),
+    "timm bce, sum of classes": (
+        timm.loss.BinaryCrossEntropy(sum_classes=True), False, lambda s, m: soft_bce(s, m) * s.shape[1],
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("weight", [0.25, 0.5, 1.0])
+@pytest.mark.parametrize("mode", ["split", "joint"])
+@pytest.mark.parametrize("name", CRITERIA)
+def test_gradient_is_that_of_the_formula(name: str, mode: Any, weight: float) -> None:
+    criterion, soft, sub_loss = CRITERIA[name]
+    x, y, keep = batch()
+    y = one_hot(y) if soft else y
+    one = vit()
+    two = copy.deepcopy(one)
+    expected = by_hand(one, x, keep, lambda z: criterion(z, y), sub_loss, weight)
+    step = masksub.TwoBranchStep(two, criterion, sub=masksub.MaskSub(0.5), weight=weight, mode=mode)
+    out = step(x, y, keep=keep)
+    torch.testing.assert_close(out.loss, expected)
+    torch.testing.assert_close(gradients(two), gradients(one), atol=1e-6, rtol=1e-4)
+    assert all(t is not None and not t.requires_grad for t in vars(out).values())
+    torch.testing.assert_close(out.loss, (1 - weight) * out.loss_main + weight * out.loss_sub)
+
+
+def test_joint_loss_without_backward() -> None:
+    x, y, keep = batch()
+    one = vit()
+    two = copy.deepcopy(one)
+    masksub.TwoBranchStep(one, F.cross_entropy, sub=masksub.MaskSub(0.5))(x, y, keep=keep)
+    loss = masksub.TwoBranchStep(two, F.cross_entropy, sub=masksub.MaskSub(0.5)).loss(x, y, keep=keep)
+    assert gradients(two) == {}
+    loss.backward()
+    torch.testing.assert_close(gradients(two), gradients(one))
+
+
+class Focal(nn.CrossEntropyLoss):
+    """Inherits from cross-entropy and is another criterion."""
+
+    def forward(self, input: Tensor, target: Tensor) -> Tensor:
+        return super().forward(input, target) ** 2
+
+
+@pytest.mark.parametrize(
+    ("criterion", "message"),
+    [
+        (Focal(), "does not know the criterion Focal"),
+        (nn.MSELoss(), "does not know the criterion MSELoss"),
+        (lambda z, y: z.sum(), "does not know the criterion <function"),
+        (nn.CrossEntropyLoss(weight=torch.ones(5)), "class weights"),
+        (nn.BCEWithLogitsLoss(pos_weight=torch.ones(5)), "class weights"),
+        (nn.CrossEntropyLoss(reduction="none"), "reduction='none'"),
+    ],
+)
+def test_unknown_criteria_are_refused_with_what_to_pass(criterion: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message) as caught:
+        masksub.TwoBranchStep(vit(), criterion, sub=masksub.MaskSub())
+    assert "target='softmax'" in str(caught.value) and "sub_criterion=" in str(caught.value)
+
+
+def test_unknown_criterion_works_with_an_explicit_target() -> None:
+    x, y, keep = batch()
+    one = vit()
+    two = copy.deepcopy(one)
+    expected = by_hand(one, x, keep, lambda z: Focal()(z, y), soft_ce, 0.5)
+    out = masksub.TwoBranchStep(two, Focal(), sub=masksub.MaskSub(), target="softmax")(x, y, keep=keep)
+    torch.testing.assert_close(out.loss, expected)
+    torch.testing.assert_close(gradients(two), gradients(one))
+
+
+def test_own_sub_criterion() -> None:
+    x, y, keep = batch()
+    one = vit()
+    two = copy.deepcopy(one)
+
+    def mse(sub: Tensor, target: Tensor) -> Tensor:
+        return ((sub.sigmoid() - target) ** 2).mean()
+
+    expected = by_hand(
+        one, x, keep, lambda z: F.cross_entropy(z, y), lambda s, m: ((s.sigmoid() - m.sigmoid()) ** 2).mean(), 0.5
+    )
+    step = masksub.TwoBranchStep(two, F.cross_entropy, sub=masksub.MaskSub(), target="sigmoid", sub_criterion=mse)
+    torch.testing.assert_close(step(x, y, keep=keep).loss, expected)
+    torch.testing.assert_close(gradients(two), gradients(one))
+
+
+@pytest.mark.parametrize("mode", ["split", "joint"])
+def test_weight_zero_is_the_plain_step_bit_for_bit(mode: Any) -> None:
+    """Also the random numbers: dropout of the recipe, and none for masks."""
+    x, y, _ = batch()
+    one = vit(proj_drop_rate=0.2, drop_path_rate=0.2)
+    two = copy.deepcopy(one)
+    torch.manual_seed(1)
+    F.cross_entropy(one(x), y).backward()
+    after = torch.get_rng_state()
+    torch.manual_seed(1)
+    step = masksub.TwoBranchStep(two, F.cross_entropy, sub=masksub.MaskSub(0.5), weight=0.0, mode=mode)
+    out = step(x, y)
+    assert torch.equal(after, torch.get_rng_state())
+    assert out.loss_sub is None and out.sub_logits is None
+    for name, gradient in gradients(one).items():
+        assert torch.equal(gradient, gradients(two)[name]), name
+
+
+def test_main_branch_keeps_its_own_dropout_and_bn_sees_both_branches() -> None:
+    model = resnet()
+    before = model.bn1.num_batches_tracked.item()  # type: ignore[union-attr]
+    x = torch.randn(4, 3, 64, 64)
+    masksub.TwoBranchStep(model, F.cross_entropy, sub=masksub.MaskSub())(x, torch.tensor([0, 1, 2, 3]))
+    assert model.bn1.num_batches_tracked.item() == before + 2  # type: ignore[union-attr]
+
+
+def test_accumulated_gradients_are_those_of_the_whole_batch() -> None:
+    x, y, keep = batch(8)
+    one = vit()
+    two = copy.deepcopy(one)
+    masksub.TwoBranchStep(one, F.cross_entropy, sub=masksub.MaskSub())(x, y, keep=keep)
+    step = masksub.TwoBranchStep(two, F.cross_entropy, sub=masksub.MaskSub())
+    for part in range(4):
+        rows = slice(2 * part, 2 * part + 2)
+        step(x[rows], y[rows], keep=keep[rows], backward=lambda loss: (loss / 4).backward())
+    torch.testing.assert_close(gradients(two), gradients(one))
+
+
+def test_gradient_scaler_scales_each_branch_and_unscales_once() -> None:
+    x, y, keep = batch()
+    one = vit()
+    two = copy.deepcopy(one)
+    masksub.TwoBranchStep(one, F.cross_entropy, sub=masksub.MaskSub())(x, y, keep=keep)
+    scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+    optimizer = torch.optim.SGD(two.parameters(), lr=0.1)
+    step = masksub.TwoBranchStep(two, F.cross_entropy, sub=masksub.MaskSub())
+    step(x, y, keep=keep, backward=lambda loss: scaler.scale(loss).backward())
+    scaler.unscale_(optimizer)
+    torch.testing.assert_close(gradients(two), gradients(one))
+    scaler.step(optimizer)
+
+
+@pytest.mark.parametrize("mode", ["split", "joint"])
+def test_autocast(mode: Any) -> None:
+    """bf16 forward in both branches, losses in float32, gradients near those of float32."""
+    x, y, keep = batch()
+    one = vit()
+    two = copy.deepcopy(one)
+    masksub.TwoBranchStep(one, F.cross_entropy, sub=masksub.MaskSub(), mode=mode)(x, y, keep=keep)
+    step = masksub.TwoBranchStep(two, F.cross_entropy, sub=masksub.MaskSub(), mode=mode)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        out = step(x, y, keep=keep)
+    assert out.logits.dtype == out.sub_logits.dtype == torch.bfloat16 and out.loss.dtype == torch.float32
+    for name, gradient in gradients(one).items():
+        assert (gradients(two)[name] - gradient).norm() < 0.05 * gradient.norm() + 1e-4, name
+
+
+class Wrapped(nn.Module):
+    """Answers as transformers' models do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = vit()
+
+    def forward(self, pixel_values: Tensor) -> SimpleNamespace:
+        return SimpleNamespace(logits=self.inner(pixel_values))
+
+
+def test_output_with_logits_and_keyword_inputs() -> None:
+    x, y, _ = batch()
+    step = masksub.TwoBranchStep(Wrapped(), F.cross_entropy, sub=masksub.MaskSub(0.5, unit=8))
+    out = step({"pixel_values": x}, y)
+    assert out.logits.shape == out.sub_logits.shape == (6, 5)
+    assert not torch.equal(out.logits, out.sub_logits)
+
+
+def test_output_without_logits_is_refused() -> None:
+    class Tuple(nn.Module):
+        def forward(self, x: Tensor) -> tuple[Tensor]:
+            return (x,)
+
+    with pytest.raises(TypeError, match=r"Tuple returned tuple; .* \.logits"):
+        masksub.TwoBranchStep(Tuple(), F.cross_entropy, sub=masksub.MaskSub())(*batch()[:2])
+
+
+def test_a_model_with_nothing_to_mask_is_an_error() -> None:
+    mlp = nn.Sequential(nn.Flatten(), nn.Linear(8, 5))
+    step = masksub.TwoBranchStep(mlp, F.cross_entropy, sub=masksub.MaskSub())
+    with pytest.raises(ValueError, match=r"Sequential has nothing to mask: .* shape \(6, 8\)"):
+        step(torch.randn(6, 8), torch.zeros(6, dtype=torch.long))
+    with pytest.raises(ValueError, match=r"masks nothing: .* 1 x 1 units"):
+        masksub.TwoBranchStep(resnet(), F.cross_entropy, sub=masksub.MaskSub())(*batch()[:2])
+
+
+def test_a_forward_that_goes_around_the_masking_is_an_error() -> None:
+    from timm.models.vision_transformer import VisionTransformer
+
+    class Around(VisionTransformer):
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(self.norm(self.blocks(self._pos_embed(self.patch_embed(x))))[:, 0])
+
+    model = Around(img_size=16, patch_size=4, embed_dim=24, depth=1, num_heads=2, num_classes=5)
+    with pytest.raises(RuntimeError, match="ran without its patch_drop, so nothing was masked"):
+        masksub.TwoBranchStep(model, F.cross_entropy, sub=masksub.MaskSub())(*batch()[:2])
+
+
+def test_masked_unit_in_pixels_on_a_vit() -> None:
+    """unit=8 on 4 px patches: squares of 2 x 2 patches are dropped together; what doesn't fit is refused."""
+    model, (x, _, _) = vit().eval(), batch()
+    seen: list[Tensor] = []
+    masking = masksub.MaskSub(0.5, unit=8)
+    with masking.applied(model):
+        model.patch_drop.register_forward_pre_hook(lambda m, a: seen.append(m.indices))  # type: ignore[union-attr]
+        model(x)
+    blocks = torch.arange(16).view(2, 2, 2, 2).permute(0, 2, 1, 3).reshape(4, 4)
+    for row in seen[0].tolist():
+        assert sum(set(block.tolist()) <= set(row) for block in blocks) == 2 and len(row) == 8
+    with (
+        pytest.raises(ValueError, match=r"unit = 6 px: this model's patches are 4 px"),
+        masksub.MaskSub(unit=6).applied(model),
+    ):
+        model(x)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"weight": 1.5}, r"weight = 1.5: .* 0 <= weight <= 1"),
+        ({"weight": -0.1}, r"weight = -0.1"),
+        ({"weight": float("nan")}, r"weight = nan"),
+        ({"mode": "both"}, r"mode = 'both': the step runs 'split' or 'joint'"),
+        ({"target": "hard"}, r"target = 'hard'"),
+    ],
+)
+def test_arguments_out_of_range_are_named(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        masksub.TwoBranchStep(vit(), F.cross_entropy, sub=masksub.MaskSub(), **arguments)
+
+
+def test_logits_that_are_not_rows_of_classes_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"logits have shape \(2, 5, 3\)"):
+        masksub.relaxed_target(torch.randn(2, 5, 3), "softmax")
+    with pytest.raises(ValueError, match="kind = 'hard'"):
+        masksub.relaxed_target(torch.randn(2, 5), "hard")  # type: ignore[arg-type]
+
+
+def test_relaxed_target_carries_no_gradient() -> None:
+    z = torch.randn(3, 5, requires_grad=True)
+    assert torch.equal(masksub.relaxed_target(z, "softmax"), z.detach().softmax(-1))
+    assert torch.equal(masksub.relaxed_target(z, "sigmoid"), z.detach().sigmoid())
+    assert not masksub.relaxed_target(z, "softmax").requires_grad
+
+
+# The comparators, each against its own formula.
+
+
+def run_method(name: str) -> tuple[nn.Module, nn.Module, Tensor, Tensor, Tensor, masksub.StepOutput]:
+    x, y, keep = batch()
+    model = vit()
+    reference = copy.deepcopy(model)
+    method = METHODS[name]
+    ratio, weight = method.settings(0.5, 0.5)
+    step = masksub.TwoBranchStep(
+        model, F.cross_entropy, sub=masksub.MaskSub(ratio), weight=weight, **method.step_arguments()
+    )
+    return model, reference, x, y, keep, step(x, y, keep=keep if ratio else None)
+
+
+def test_direct_mask_is_masking_in_plain_training_and_one_forward() -> None:
+    model, reference, x, y, keep, out = run_method("direct-mask")
+    with masksub.MaskSub(0.5).applied(reference, keep=keep):
+        F.cross_entropy(reference(x), y).backward()
+    torch.testing.assert_close(gradients(model), gradients(reference))
+    assert out.logits is None and out.loss_main is None
+
+
+def test_true_label_sub_learns_the_labels_in_both_branches() -> None:
+    model, reference, x, y, keep, _ = run_method("true-label-sub")
+    by_hand(reference, x, keep, lambda z: F.cross_entropy(z, y), lambda s, m: F.cross_entropy(s, y), 0.5)
+    torch.testing.assert_close(gradients(model), gradients(reference))
+
+
+def test_self_distillation_masks_nothing() -> None:
+    """Without dropout both branches agree, so that the sub branch adds no gradient."""
+    model, reference, x, y, _, out = run_method("self-distill")
+    (0.5 * F.cross_entropy(reference(x), y)).backward()
+    torch.testing.assert_close(gradients(model), gradients(reference), atol=1e-6, rtol=1e-4)
+    assert torch.equal(out.logits, out.sub_logits)
+
+
+def test_plain_runs_one_branch() -> None:
+    model, reference, x, y, _, out = run_method("plain")
+    F.cross_entropy(reference(x), y).backward()
+    torch.testing.assert_close(gradients(model), gradients(reference), atol=0, rtol=0)
+    assert out.loss_sub is None
