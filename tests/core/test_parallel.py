@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,6 +17,11 @@ from masksub.core.wrappers import unwrap
 from tests.models import resnet, vit
 
 BUILD = {"vit": (vit, 16, 16), "resnet": (resnet, 64, 4)}
+CONFIGURATIONS = [
+    (kind, mode, train_bn)
+    for kind, train_bn in (("vit", False), ("resnet", False), ("resnet", True))
+    for mode in ("split", "joint")
+]
 
 
 def whole_batch(kind: str) -> tuple[Tensor, Tensor, Tensor]:
@@ -37,10 +41,8 @@ def build(kind: str) -> nn.Module:
     return model
 
 
-def worker(rank: int, kind: str, mode: Any, train_bn: bool, folder: str) -> None:
-    torch.set_num_threads(1)
-    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
-    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
+def one_configuration(rank: int, kind: str, mode: Any, train_bn: bool) -> tuple[dict[str, Any], list[int]]:
+    """Gradients of this process after a step, and the number of reductions in each of several steps."""
     reductions = 0
 
     def counted(state, bucket):  # type: ignore[no-untyped-def]  # DDP checks annotations by identity
@@ -58,41 +60,61 @@ def worker(rank: int, kind: str, mode: Any, train_bn: bool, folder: str) -> None
     rows = slice(4 * rank, 4 * rank + 4)
     step = masksub.TwoBranchStep(ddp, F.cross_entropy, sub=masksub.MaskSub(), mode=mode)
     per_step = []
-    for _ in range(3):
-        ddp.zero_grad()
+
+    def run() -> None:
         before = reductions
         step(x[rows], y[rows], keep=keep[rows])
         per_step.append(reductions - before)
+
     with ddp.no_sync():  # the user's own accumulation: nothing is reduced
-        before = reductions
-        step(x[rows], y[rows], keep=keep[rows])
-        per_step.append(reductions - before)
+        run()
+    # Each weight has its own way through the step; the gradient of the last one is compared.
+    for weight in (0.5, 0.5, 0.0, 1.0, 0.5):
         ddp.zero_grad()
-    step(x[rows], y[rows], keep=keep[rows])
-    torch.save(({n: p.grad for n, p in model.named_parameters()}, per_step), f"{folder}/{rank}.pt")
+        step.weight = weight
+        run()
+    return {name: p.grad for name, p in model.named_parameters()}, per_step
+
+
+def worker(rank: int, folder: str) -> None:
+    torch.set_num_threads(1)
+    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
+    results = {each: one_configuration(rank, *each) for each in CONFIGURATIONS}
+    torch.save(results, f"{folder}/{rank}.pt")
     dist.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
+    """What each of the two processes got, all configurations in one start."""
+    folder = tmp_path_factory.mktemp("ddp")
+    mp.spawn(worker, (str(folder),), nprocs=2)
+    return [torch.load(folder / f"{rank}.pt") for rank in range(2)]
+
+
+@pytest.mark.parametrize(("kind", "mode", "train_bn"), CONFIGURATIONS)
+def test_one_reduction_a_step_and_none_while_accumulating(results: Any, kind: str, mode: Any, train_bn: bool) -> None:
+    for rank in range(2):
+        assert results[rank][kind, mode, train_bn][1] == [0, 1, 1, 1, 1, 1]
 
 
 @pytest.mark.parametrize("mode", ["split", "joint"])
 @pytest.mark.parametrize("kind", BUILD)
-def test_same_gradient_as_one_process_and_one_reduction_a_step(kind: str, mode: Any, tmp_path: Path) -> None:
-    mp.spawn(worker, (kind, mode, False, str(tmp_path)), nprocs=2)
+def test_same_gradient_as_one_process(results: Any, kind: str, mode: Any) -> None:
     model = build(kind)
     x, y, keep = whole_batch(kind)
     masksub.TwoBranchStep(model, F.cross_entropy, sub=masksub.MaskSub())(x, y, keep=keep)
     for rank in range(2):
-        gradients, per_step = torch.load(tmp_path / f"{rank}.pt")
-        assert per_step == [1, 1, 1, 0]
+        gradients = results[rank][kind, mode, False][0]
         for name, parameter in model.named_parameters():
             torch.testing.assert_close(gradients[name], parameter.grad, atol=1e-6, rtol=1e-4)
 
 
 @pytest.mark.parametrize("mode", ["split", "joint"])
-def test_batch_norm_in_training_mode(mode: Any, tmp_path: Path) -> None:
+def test_batch_norm_in_training_mode(results: Any, mode: Any) -> None:
     """Two forwards before a backward used to fail: broadcast buffers are written over (pytorch#22095)."""
-    mp.spawn(worker, ("resnet", mode, True, str(tmp_path)), nprocs=2)
-    (one, reduced), (two, _) = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
-    assert reduced == [1, 1, 1, 0]
+    one, two = (results[rank]["resnet", mode, True][0] for rank in range(2))
     torch.testing.assert_close(one, two, atol=0, rtol=0)
 
 
@@ -100,3 +122,8 @@ def test_unwrap_sees_through_any_nesting() -> None:
     model = vit()
     assert unwrap(model) is model
     assert unwrap(torch.compile(model)) is model  # type: ignore[arg-type]
+
+
+def test_data_parallel_is_refused() -> None:
+    with pytest.raises(TypeError, match="use DistributedDataParallel"):
+        unwrap(nn.DataParallel(vit()))

@@ -275,9 +275,11 @@ class Recipe(_Settings):
             mistakes.append('data.val is missing: data.name "folder" needs a folder or archive to validate on')
         for name, values in (("mean", self.data.mean), ("std", self.data.std)):
             if values is not None and len(values) != self.data.channels:
-                mistakes.append(f"data.{name} = {values}: {self.data.channels} numbers are needed, one a channel")
+                mistakes.append(
+                    f"data.{name} = {list(values)}: data.channels = {self.data.channels} needs as many numbers"
+                )
         if self.data.std is not None and min(self.data.std, default=1) <= 0:
-            mistakes.append(f"data.std = {self.data.std}: each must be above 0")
+            mistakes.append(f"data.std = {list(self.data.std)}: each must be above 0")
         if (self.augment.mixup or self.augment.cutmix) and self.train.batch_size % 2:
             mistakes.append(f"train.batch_size = {self.train.batch_size}: mixup and cutmix need an even number")
         if mistakes:

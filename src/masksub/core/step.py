@@ -172,8 +172,9 @@ class TwoBranchStep:
             if not self.runs_sub:
                 return StepOutput(loss_main, loss_main, None, logits, None)
         # With both branches in one backward, DistributedDataParallel may see one forward only: a second one would
-        # broadcast batch-norm buffers over those that the first still needs, and expect a second backward.
-        model = unwrap_parallel(self.model) if self.runs_main else self.model
+        # broadcast batch-norm buffers over those that the first still needs, and expect a second backward. The one it
+        # sees must carry gradient: it prepares the reduction.
+        model = unwrap_parallel(self.model) if self.runs_main and self.weight < 1 else self.model
         target = y if logits is None else self._target(logits, y)
         loss_sub, sub_logits = self._sub(model, x, target, keep, generator)
         if self.weight == 1 or loss_main is None:

@@ -13,14 +13,22 @@ __all__ = ["input_replaced", "unwrap", "unwrap_parallel", "without_gradient_sync
 
 
 def unwrap_parallel(model: nn.Module) -> nn.Module:
-    """The module inside a DistributedDataParallel, or the model itself."""
-    return model.module if isinstance(model, DistributedDataParallel) else model
+    """The module inside a DistributedDataParallel, compiled around or not; or the model itself."""
+    inner = getattr(model, "_orig_mod", model)
+    return inner.module if isinstance(inner, DistributedDataParallel) else model
 
 
 def unwrap(model: nn.Module) -> nn.Module:
-    """The user's own module inside any nesting of DistributedDataParallel and ``torch.compile(model)``."""
+    """The user's own module inside any nesting of DistributedDataParallel and ``torch.compile(model)``.
+
+    Raises:
+        TypeError: DataParallel, whose copies of the model can't be reached from outside.
+    """
     while True:
-        inner = getattr(unwrap_parallel(model), "_orig_mod", unwrap_parallel(model))
+        if isinstance(model, nn.DataParallel):
+            raise TypeError("masksub can't see into nn.DataParallel; use DistributedDataParallel, started by torchrun")
+        inner = unwrap_parallel(model)
+        inner = getattr(inner, "_orig_mod", inner)
         if inner is model:
             return model
         model = inner

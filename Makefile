@@ -1,0 +1,67 @@
+# `make` or `make help` lists the targets. Everything runs in .venv, which the first target that needs it creates.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-slow lint format clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
+	@echo "  PYTHON=...      interpreter of a new environment (now: $(PYTHON))"
+
+demo: $(STAMP) ## the demonstration on data that comes along; needs no GPU
+	$(BIN)/masksub demo
+
+# Two workers on two cores: torch takes one thread in each, or they fight for the cores.
+test: lint ## format, lint, types and all tests but the slow ones
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not slow"
+
+test-slow: $(STAMP) ## tests that take longer than a minute
+	$(BIN)/python -m pytest -m slow
+
+lint: $(STAMP) ## format, lint and types
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+format: $(STAMP) ## put the sources into shape
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean: ## remove the environment, caches and built files; runs/ and demo/ stay
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache build dist
+	find src tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# The stamp holds the folder that the environment was made in. In a copied or moved folder, or without its interpreter,
+# the environment is useless (it would run the sources of the old place) and is made anew.
+ifneq ($(shell $(BIN)/python -c "" 2>/dev/null && cat $(STAMP) 2>/dev/null),$(CURDIR))
+.PHONY: $(STAMP)
+REMAKE := yes
+endif
+
+# The stamp goes before the packages change and comes back when all are there: what was left half-made is remade.
+$(STAMP): pyproject.toml
+	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) is not there; name an interpreter: make PYTHON=..." >&2; exit 1; }
+	@$(PYTHON) -c "$$CHECK_PYTHON"
+	@$(if $(REMAKE),rm -rf $(VENV) && $(PYTHON) -m venv $(VENV),rm -f $@)
+	@echo "Installing masksub and what it needs into $(VENV); the first time this takes some minutes ..."
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check "pip>=23.1"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[all,dev]"
+	@printf '%s' "$(CURDIR)" > $@
+
+# Must also run under interpreters that are too old.
+define CHECK_PYTHON
+import sys
+version = "%d.%d" % sys.version_info[:2]
+if sys.version_info < (3, 10):
+    sys.exit("masksub needs Python 3.10 or later; $(PYTHON) is %s. Name another one: make PYTHON=python3.11" % version)
+try:
+    import ensurepip, venv
+except ImportError:
+    sys.exit("$(PYTHON) (%s) can't create environments: venv or ensurepip is missing. "
+             "On Debian and Ubuntu: apt install python%s-venv" % (version, version))
+endef
+export CHECK_PYTHON

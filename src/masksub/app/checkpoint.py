@@ -1,0 +1,189 @@
+"""Checkpoints: written atomically, verified before use, weights under the model's own names.
+
+One folder each: ``model.safetensors`` (and ``ema.safetensors``), which ``timm.create_model(..., checkpoint_path=...)``
+loads as they are, ``training.pt`` with the optimizer and the place in training, and ``manifest.json`` with the checksum
+of each file. The folder gets its name when all of it is on disk.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import pickle
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from .errors import InputError
+
+__all__ = ["Checkpoint", "latest", "load_weights", "save"]
+
+_PREFIX = "update-"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint that was found complete and undamaged."""
+
+    path: Path
+    update: int
+
+    @property
+    def weights(self) -> Path:
+        """The weights to evaluate: the moving average if there is one."""
+        ema = self.path / "ema.safetensors"
+        return ema if ema.exists() else self.path / "model.safetensors"
+
+    def training_state(self) -> dict[str, Any]:
+        """Optimizer, scaler and place in training. Nothing but tensors and plain values is ever unpickled."""
+        state: dict[str, Any] = torch.load(self.path / "training.pt", map_location="cpu", weights_only=True)
+        return state
+
+
+def save(
+    folder: Path, update: int, weights: dict[str, dict[str, Tensor]], training: dict[str, Any], keep: int
+) -> Checkpoint:
+    """Write a checkpoint and remove the oldest beyond ``keep``.
+
+    Args:
+        folder: the run's ``checkpoints``.
+        update: number of optimizer updates done.
+        weights: state dicts by file stem, "model" and perhaps "ema".
+        training: tensors and plain values only.
+        keep: how many checkpoints stay, at least 1.
+
+    Returns:
+        The checkpoint. One of the same update that is there and whole is left as it is.
+
+    Raises:
+        OSError: the disk is full or not writable; older checkpoints are untouched.
+    """
+    target = folder / f"{_PREFIX}{update:08d}"
+    if target.exists() and damage(target) is None:
+        return Checkpoint(target, update)
+    writing = folder / f".writing-{update:08d}"
+    shutil.rmtree(writing, ignore_errors=True)
+    writing.mkdir(parents=True)
+    for stem, tensors in weights.items():
+        save_file(_on_cpu(tensors), writing / f"{stem}.safetensors", metadata={"format": "pt"})
+    torch.save(training, writing / "training.pt")
+    files = {path.name: _fingerprint(path) for path in sorted(writing.iterdir())}
+    manifest = {"format": 1, "update": update, "files": files}
+    (writing / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
+    for path in (*writing.iterdir(), writing):
+        _flush(path)
+    shutil.rmtree(target, ignore_errors=True)  # a damaged one of the same update
+    writing.rename(target)
+    _flush(folder)
+    for old in _folders(folder)[:-keep]:
+        shutil.rmtree(old)
+    return Checkpoint(target, update)
+
+
+def latest(folder: Path, tell: Callable[[str], None]) -> Checkpoint | None:
+    """The newest checkpoint that is whole; each damaged one is named through ``tell`` and passed over."""
+    for path in reversed(_folders(folder)):
+        why = damage(path)
+        if why is None:
+            return Checkpoint(path, int(path.name.removeprefix(_PREFIX)))
+        tell(f"checkpoint {path} is refused: {why}; looking for the one before")
+    return None
+
+
+def damage(path: Path) -> str | None:
+    """Why a checkpoint can't be used, None if it is whole."""
+    try:
+        manifest = json.loads((path / "manifest.json").read_text(encoding="utf-8"))
+        files = manifest["files"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return "manifest.json is missing or unreadable"
+    for name, expected in files.items():
+        file = path / name
+        if not file.is_file():
+            return f"{name} is missing"
+        if file.stat().st_size != expected["bytes"]:
+            return f"{name} is cut short or altered: {file.stat().st_size} bytes instead of {expected['bytes']}"
+        if _fingerprint(file) != expected:
+            return f"{name} is altered: its checksum differs"
+    return None
+
+
+def load_weights(model: nn.Module, path: Path) -> None:
+    """Load weights of the same model, by name, all of them.
+
+    Args:
+        model: gets the weights.
+        path: a .safetensors file, or a torch file that holds tensors and nothing else.
+
+    Raises:
+        InputError: no such file; a pickle that holds more than weights; names or shapes that do not fit.
+    """
+    if not path.is_file():
+        raise InputError(f"{path}: there is no such file of weights")
+    try:
+        state = (
+            load_file(path)
+            if path.suffix == ".safetensors"
+            else torch.load(path, map_location="cpu", weights_only=True)
+        )
+    except pickle.UnpicklingError as error:
+        raise InputError(
+            f"{path} is refused: it is a pickle that holds more than weights, and loading it could run code; "
+            f"give a .safetensors file, or a torch file of tensors only"
+        ) from error
+    except (safetensors.SafetensorError, RuntimeError, EOFError, OSError, ValueError) as error:
+        raise InputError(f"{path} can't be read as weights: {_first_line(error)}") from error
+    try:
+        model.load_state_dict(state)
+    except (RuntimeError, TypeError, AttributeError) as error:
+        raise InputError(f"{path} does not fit {type(model).__name__}: {error}") from error
+
+
+def _folders(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.glob(f"{_PREFIX}*") if path.is_dir())
+
+
+def _on_cpu(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Copies where two names share memory, which the format does not allow."""
+    seen: set[int] = set()
+    result = {}
+    for name, tensor in tensors.items():
+        tensor = tensor.detach().to("cpu").contiguous()
+        result[name] = tensor.clone() if tensor.data_ptr() in seen else tensor
+        seen.add(tensor.data_ptr())
+    return result
+
+
+def _fingerprint(path: Path) -> dict[str, Any]:
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256") if hasattr(hashlib, "file_digest") else _digest(file)
+    return {"bytes": path.stat().st_size, "sha256": digest.hexdigest()}
+
+
+def _digest(file: Any) -> Any:
+    """hashlib.file_digest, which Python 3.10 lacks."""
+    digest = hashlib.sha256()
+    while chunk := file.read(1 << 20):
+        digest.update(chunk)
+    return digest
+
+
+def _flush(path: Path) -> None:
+    """Have the disk hold a file or a folder before what comes next."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -1,0 +1,184 @@
+"""Where images come from: one small interface over class folders, archives, the embedded digits and timm's names.
+
+Opening lists names and labels; no image is decoded until ``read``.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal, Protocol
+
+import numpy as np
+import torch
+from PIL import Image
+
+from masksub.app.data.decode import to_channels
+from masksub.app.data.files import ClassFolders
+from masksub.app.data.timm_names import TimmDataset
+from masksub.app.errors import InputError
+from masksub.app.seeds import generator
+from masksub.app.settings import Data
+
+__all__ = ["Digits", "Source", "View", "check_labels", "open_data", "open_path", "open_source"]
+
+DIGITS_TEST = 500
+"""Test images of the digits: the last ones of a fixed permutation. The other 1,297 are for training."""
+
+
+class Source(Protocol):
+    """Labelled images. It can be read by several threads, and pickled."""
+
+    name: str
+    """Path or data set name, for messages."""
+    classes: list[str]
+    """Class names; the index is the label."""
+    labels: torch.Tensor
+    """(N,) int64."""
+
+    def __len__(self) -> int:
+        """N, number of images."""
+
+    def read(self, index: int) -> Image.Image:
+        """Decode one image, mode "L" or "RGB" as ``data.channels`` says; ImageError if that fails."""
+
+    def where(self, index: int) -> str:
+        """File (and archive) of an image, for messages."""
+
+
+class Digits:
+    """scikit-learn's 1,797 handwritten digits, 8 x 8, grey values 0 to 16 scaled to 0 to 255.
+
+    The set's own order follows the writers, so it is shuffled first, always in the same way whatever the seed.
+    """
+
+    def __init__(self, which: Literal["train", "val"], channels: int) -> None:
+        from sklearn.datasets import load_digits
+
+        digits = load_digits()
+        order = np.random.RandomState(0).permutation(len(digits.target))
+        self._numbers = order[:-DIGITS_TEST] if which == "train" else order[-DIGITS_TEST:]
+        self._pixels = np.round(digits.images[self._numbers] * (255 / 16)).astype(np.uint8)  # (N, 8, 8)
+        self._channels = channels
+        self.name = f"digits ({'training' if which == 'train' else 'test'} images)"
+        self.classes = [str(name) for name in digits.target_names]
+        self.labels = torch.from_numpy(digits.target[self._numbers].astype(np.int64))
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def read(self, index: int) -> Image.Image:
+        """One digit."""
+        return to_channels(Image.fromarray(self._pixels[index]), self._channels)
+
+    def where(self, index: int) -> str:
+        """Its number in scikit-learn's order."""
+        return f"image {self._numbers[index]} of scikit-learn's digits"
+
+
+class View:
+    """Some images of a source, or the same images under other labels."""
+
+    def __init__(self, source: Source, indices: torch.Tensor, labels: torch.Tensor, classes: list[str]) -> None:
+        self._source, self._indices = source, indices
+        self.name, self.labels, self.classes = source.name, labels, classes
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    def read(self, index: int) -> Image.Image:
+        """Decode one image."""
+        return self._source.read(int(self._indices[index]))
+
+    def where(self, index: int) -> str:
+        """File (and archive) of an image."""
+        return self._source.where(int(self._indices[index]))
+
+
+def open_source(data: Data, which: Literal["train", "val"], seed: int) -> Source:
+    """Open the training or validation images of a recipe; none is decoded.
+
+    Args:
+        data: the recipe's data.
+        which: "train" or "val". With ``data.train_images`` the subset is drawn by ``seed``; with ``data.val_images``
+            it is the same for all seeds, so that runs are judged on the same images. Neither is stratified by class.
+        seed: the recipe's seed.
+
+    Raises:
+        InputError: nothing there, or not what is accepted.
+    """
+    source: Source
+    if data.name == "digits":
+        source = Digits(which, data.channels)
+    elif data.name == "folder":
+        path = data.train if which == "train" else data.val
+        if path is None:
+            raise InputError(f'data.{which} is missing: data.name "folder" needs a folder or archive')
+        source = ClassFolders(path, data.channels, key=f"data.{which}")
+    elif "/" in data.name:
+        source = TimmDataset(data.name, data.root, data.train_split if which == "train" else data.val_split, data)
+    else:
+        raise InputError(
+            f'data.name = {data.name!r}: accepted are "digits", "folder", and names of timm\'s data layer such as '
+            f'"torch/cifar10" and "hfds/NAME"'
+        )
+    check_labels(source, len(source.classes))
+    count = data.train_images if which == "train" else data.val_images
+    if count is None:
+        return source
+    if count > len(source):
+        raise InputError(f"data.{which}_images = {count}: {source.name} has {len(source)} images")
+    place = ("train images", seed) if which == "train" else ("val images",)
+    chosen = torch.randperm(len(source), generator=generator(*place))[:count].sort().values
+    return View(source, chosen, source.labels[chosen], source.classes)
+
+
+def open_data(data: Data, seed: int) -> tuple[Source, Source]:
+    """Open training and validation images, the labels of both being indices of the training classes.
+
+    Raises:
+        InputError: as ``open_source``, or validation has classes that training lacks. The other way round is accepted.
+    """
+    train, val = open_source(data, "train", seed), open_source(data, "val", seed)
+    return train, _relabelled(val, train.classes, f"the training data {train.name}")
+
+
+def open_path(path: str | Path, classes: list[str], channels: int) -> Source:
+    """Open a folder or archive whose labels become indices of ``classes``, matched by name.
+
+    Args:
+        path: folder or archive of class folders.
+        classes: class names of a run.
+        channels: 1 for grey, 3 for RGB.
+
+    Raises:
+        InputError: nothing there, not what is accepted, or a class that ``classes`` lacks.
+    """
+    return _relabelled(ClassFolders(path, channels), classes, "the run")
+
+
+def check_labels(source: Source, num_classes: int) -> None:
+    """See to it that each label is one of the model's classes.
+
+    Raises:
+        InputError: the first label outside 0 to num_classes - 1.
+    """
+    outside = ((source.labels < 0) | (source.labels >= num_classes)).nonzero().flatten()
+    if len(outside):
+        first = int(outside[0])
+        raise InputError(
+            f"{source.name}: image {first} ({source.where(first)}) has label {int(source.labels[first])}; with "
+            f"{num_classes} classes, labels from 0 to {num_classes - 1} are accepted ({len(outside)} outside)"
+        )
+
+
+def _relabelled(source: Source, classes: list[str], owner: str) -> Source:
+    if source.classes == classes:
+        return source
+    unknown = [name for name in source.classes if name not in classes]
+    if unknown:
+        raise InputError(
+            f"{source.name} has {len(unknown)} class(es) that {owner} lacks: {', '.join(map(repr, unknown[:5]))}; "
+            f"accepted are {', '.join(map(repr, classes[:10]))}{', ...' if len(classes) > 10 else ''}"
+        )
+    translate = torch.tensor([classes.index(name) for name in source.classes])
+    return View(source, torch.arange(len(source)), translate[source.labels], classes)

@@ -1,0 +1,114 @@
+"""Data sets by their names in timm's data layer: "torch/cifar10", "torch/image_folder", "hfds/NAME".
+
+timm opens them; images are read one by one here, because timm's own reading goes on to the next image at a damaged
+one.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import io
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from timm.data.dataset_factory import create_dataset
+
+from masksub.app.data.decode import ImageError, load_image, to_channels
+from masksub.app.errors import InputError
+from masksub.app.settings import Data
+
+__all__ = ["TimmDataset"]
+
+_TRAIN = {"train", "training"}
+_EVAL = {"val", "valid", "validation", "eval", "evaluation", "test"}
+
+
+class TimmDataset:
+    """A data set with random access from timm's data layer; nothing is downloaded for "torch/" names."""
+
+    def __init__(self, name: str, root: str | None, split: str, data: Data) -> None:
+        """Open the set and list its labels.
+
+        Raises:
+            InputError: a name that timm does not know or that can only be streamed, or nothing under ``root``.
+        """
+        kind = name.partition("/")[0].lower()
+        self.name, self._channels = f"{name} ({split})", data.channels
+        if kind not in {"torch", "hfds"}:
+            raise InputError(
+                f"data.name = {name!r}: accepted of timm's names are torch/... and hfds/...; others are streamed in an "
+                f"order of their own, so that a run could not be resumed exactly"
+            )
+        if kind == "hfds" and importlib.util.find_spec("datasets") is None:
+            raise InputError(f"data.name = {name!r} needs the library datasets: pip install datasets")
+        if kind == "torch":
+            if root is None:
+                raise InputError(f"data.root is missing: data.name = {name!r} needs the folder that holds the set")
+            if not Path(root).is_dir():
+                raise InputError(f"data.root = {root}: there is no such folder; {name} is looked for in it")
+            # timm takes any split that it does not know for the test images.
+            if split not in _TRAIN | _EVAL:
+                raise InputError(f"{split!r} is no split of {name}; accepted are {', '.join(sorted(_TRAIN | _EVAL))}")
+        try:
+            self._set: Any = create_dataset(name, root=root, split=split, download=False)
+        except Exception as error:  # each library has its own way to say that a set is not there
+            at = root if root is not None else "the cache of Hugging Face datasets"
+            raise InputError(f"data.name = {name!r}: split {split!r} is not found in {at}: {error}") from error
+        if kind == "torch" and hasattr(self._set, "find_classes") and Path(self._set.root) == Path(str(root)):
+            raise InputError(
+                f"data.root = {root}: there is no folder {split!r} in it; {name} expects {root}/{split}/CLASS/IMAGE"
+            )
+        self.labels, self.classes = self._labels(name)
+
+    def _labels(self, name: str) -> tuple[torch.Tensor, list[str]]:
+        reader = getattr(self._set, "reader", None)
+        if reader is not None:
+            targets: Any = list(reader.dataset[reader.label_key])
+            index_of = reader.class_to_idx
+        else:
+            targets = getattr(self._set, "targets", None)
+            index_of = getattr(self._set, "class_to_idx", None)
+        labels = torch.as_tensor(targets) if targets is not None else torch.empty(0)
+        if labels.ndim != 1 or len(labels) != len(self._set) or labels.is_floating_point():
+            raise InputError(
+                f"data.name = {name!r}: one whole number as label for each image is accepted; this set has none"
+            )
+        if isinstance(getattr(self._set, "classes", None), list):
+            names = self._set.classes
+            # ImageNet has several names for each class.
+            classes = [each if isinstance(each, str) else ", ".join(each) for each in names]
+        elif index_of:
+            classes = sorted(index_of, key=index_of.__getitem__)
+        else:
+            classes = [str(label) for label in range(int(labels.max()) + 1)]
+        return labels.long(), classes
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def where(self, index: int) -> str:
+        """The file, where the set has files; else the image's number."""
+        samples = getattr(self._set, "samples", None)
+        return str(samples[index][0]) if samples is not None else f"image {index} of {self.name}"
+
+    def read(self, index: int) -> Image.Image:
+        """Decode one image.
+
+        Raises:
+            ImageError: it can't be read or decoded.
+        """
+        if getattr(self._set, "samples", None) is not None:
+            return load_image(self.where(index), self._channels)
+        reader = getattr(self._set, "reader", None)
+        try:
+            if reader is not None:
+                with reader[index][0] as file:
+                    content = file.read() if not isinstance(file, io.BytesIO) else file.getvalue()
+                return load_image(content, self._channels, self.where(index))
+            return to_channels(self._set[index][0], self._channels)
+        except ImageError:
+            raise
+        except Exception as error:  # as in load_image: anything may come from a damaged set
+            raise ImageError(f"{self.where(index)} can't be read: {error}") from error

@@ -1,0 +1,431 @@
+"""One training run, from a recipe to a run folder.
+
+Everything random depends on the seed and on the place in training (``seeds``), so the state of a run is the weights,
+the optimizer and the number of updates. A resumed run on a CPU is bit-equal to an unbroken one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import resource
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from accelerate.utils import broadcast_object_list
+from timm.utils import ModelEmaV3
+from torch import Tensor, nn
+
+from masksub.core.branches import MaskSub
+from masksub.core.methods import METHODS
+from masksub.core.step import TwoBranchStep
+from masksub.core.wrappers import without_gradient_sync
+
+from . import checkpoint as checkpoints
+from .attention import choose_attention, set_attention
+from .cost import FlopTable
+from .data import EvalBatches, TrainBatches, open_data
+from .errors import InputError, StoppedError
+from .evaluate import evaluate
+from .interrupt import InterruptedRun, StopRequest
+from .models import create_criterion, create_model, create_optimizer, create_schedule
+from .progress import Reporter
+from .runs import RunFolder, command_line, differing_keys
+from .seeds import generator, mix
+from .settings import Recipe
+from .window import BRANCHES, LossWindow
+
+__all__ = ["train"]
+
+
+def train(
+    recipe: Recipe, path: str | Path, *, resume: bool = False, overwrite: bool = False, reporter: Reporter | None = None
+) -> dict[str, Any]:
+    """Train and return the summary.
+
+    Args:
+        recipe: everything that decides the run.
+        path: its folder.
+        resume: go on from the last whole checkpoint, if there is one.
+        overwrite: move an existing folder out of the way first.
+        reporter: where progress is told.
+
+    Returns:
+        What summary.json holds.
+
+    Raises:
+        InputError: before anything is written.
+        StoppedError: a loss that is not finite; the last checkpoint is kept.
+        InterruptedRun: on SIGINT or SIGTERM, after a checkpoint.
+    """
+    run = RunFolder(path)
+    if run.exists and not (resume or overwrite):
+        raise InputError(f"{run.path} exists: go on with --resume, or start anew with --overwrite (it is set aside)")
+    recipe = _as_recorded(recipe, run) if resume and run.exists else recipe
+    accelerator = _accelerator(recipe)
+    with reporter or Reporter(main=accelerator.is_main_process) as reporter, StopRequest() as request:
+        return Trainer(recipe, run, accelerator, reporter, request).run(resume=resume)
+
+
+class Trainer:
+    """The objects of one run and the loop over updates."""
+
+    def __init__(
+        self, recipe: Recipe, run: RunFolder, accelerator: Accelerator, reporter: Reporter, request: StopRequest
+    ) -> None:
+        # 1. Data and model. Wrong input ends here, before anything is written.
+        self.accelerator, self.reporter, self.request, self.folder = accelerator, reporter, request, run
+        train_source, val_source = open_data(recipe.data, recipe.seed)
+        self.classes = train_source.classes
+        torch.manual_seed(mix(recipe.seed, "weights"))
+        model = create_model(recipe, len(self.classes))
+        recipe = self._choose_attention(recipe, model)
+        self.recipe, self.method = recipe, METHODS[recipe.method]
+        self.sub = MaskSub(0.0, unit=recipe.sub.unit)
+        criterion = create_criterion(recipe)
+        self.flops = FlopTable(model, criterion, recipe, len(self.classes))
+        self.flops.per_image(*self.settings_at(0.0))  # also the first try of the masked forward, on shapes alone
+
+        # 2. Batches.
+        place = {"rank": accelerator.process_index, "world": accelerator.num_processes, "device": accelerator.device}
+        self.batches = TrainBatches(
+            train_source,
+            recipe.data,
+            recipe.augment,
+            seed=recipe.seed,
+            batch_size=recipe.train.batch_size,
+            accumulate=recipe.train.accumulate,
+            num_classes=len(self.classes),
+            smoothing=recipe.loss.smoothing,
+            progress=lambda done, total: reporter.step("reading images", done, total),
+            **place,
+        )
+        eval_size = recipe.train.eval_batch_size or recipe.train.batch_size
+        self.eval_batches = EvalBatches(val_source, recipe.data, recipe.augment, batch_size=eval_size, **place)
+        self.updates_per_epoch = self.batches.batches_per_epoch // recipe.train.accumulate
+        self.updates = max(1, round(recipe.train.epochs * self.updates_per_epoch))
+
+        # 3. Optimizer, schedule, moving average, and the step; then what Accelerate makes of them.
+        optimizer = create_optimizer(recipe, model)
+        self.schedule = create_schedule(recipe, optimizer, self.updates, self.updates_per_epoch)
+        self.ema = None
+        if recipe.train.ema_decay is not None:
+            self.ema = ModelEmaV3(model, decay=recipe.train.ema_decay, use_warmup=True).to(accelerator.device)
+        self.plain_model = model
+        prepared, self.optimizer = accelerator.prepare(model, optimizer)
+        if recipe.train.compile:
+            prepared = torch.compile(prepared)
+        self.model: nn.Module = prepared
+        self.step = TwoBranchStep(
+            prepared, criterion, sub=self.sub, mode=recipe.sub.mode, **self.method.step_arguments()
+        )
+
+        # 4. Where training stands: all of it is in the checkpoint.
+        self.update = 0
+        self.spent = {"seconds": 0.0, "train_seconds": 0.0, "data_seconds": 0.0, "flops": 0.0}
+        self.window = LossWindow()
+
+    def run(self, *, resume: bool) -> dict[str, Any]:
+        """All updates that are still to do, evaluations and checkpoints between them, and the summary."""
+        if self.accelerator.is_main_process:
+            self._open_folder(resume)
+        self.accelerator.wait_for_everyone()
+        if resume and (summary := self.folder.summary()) is not None:
+            self.reporter.line(f"{self.folder.path} is complete already")
+            return summary
+        if resume:
+            self._restore()
+        events = self._events()
+        try:
+            self._evaluate_where_due(events)
+            stream = self._stream()
+            while self.update < self.updates:
+                self._one_update(stream)
+                if self.update % self.recipe.train.log_every == 0 or self.update == self.updates:
+                    self._record(events, self.window.means(self._place()))
+                    self.window = LossWindow()
+                self._evaluate_where_due(events)
+                self._checkpoint_where_due()
+                self._stop_if_asked()
+            return self._finish()
+        finally:
+            if events is not None:
+                events.close()
+
+    def settings_at(self, progress: float) -> tuple[float, float]:
+        """Ratio and weight in force at this point of training."""
+        return self.method.settings(self.recipe.sub.ratio_schedule(progress), self.recipe.sub.weight_schedule(progress))
+
+    def _one_update(self, stream: Iterator[tuple[Tensor, Tensor]]) -> None:
+        recipe, began, waited = self.recipe, time.perf_counter(), 0.0
+        self.sub.ratio, self.step.weight = ratio, weight = self.settings_at(self.update / self.updates)
+        self.schedule.step_update(self.update)
+        self.optimizer.zero_grad()
+        parts = recipe.train.accumulate
+        for part in range(parts):
+            asked = time.perf_counter()
+            x, y = next(stream)
+            waited += time.perf_counter() - asked
+            where = (recipe.seed, self.update, part, self.accelerator.process_index)
+            torch.manual_seed(mix("step", *where))  # dropout and drop path of both branches
+            last = part == parts - 1
+            with contextlib.nullcontext() if last else without_gradient_sync(self.model):
+                out = self.step(
+                    x,
+                    y,
+                    generator=generator("mask", *where, device=self.accelerator.device),
+                    backward=lambda loss: self.accelerator.backward(loss / parts),
+                )
+            self.window.add(out)
+            self.spent["flops"] += self.flops.per_image(ratio, weight) * len(x) * self.accelerator.num_processes
+        self._stop_if_not_finite()
+        self.window.gradient_norm = self._clip()
+        self.optimizer.step()
+        self.update += 1
+        if self.ema is not None:
+            self.ema.update(self.plain_model, step=self.update)
+        took = time.perf_counter() - began
+        for key, value in (("seconds", took), ("train_seconds", took), ("data_seconds", waited)):
+            self.spent[key] += value
+        self._show(ratio, took)
+
+    def _clip(self) -> float | None:
+        """Clip the gradient where asked for, and measure its norm where it will be logged."""
+        limit = self.recipe.train.log_every
+        logged = (self.update + 1) % limit == 0 or self.update + 1 == self.updates
+        if self.recipe.optim.clip_norm is None and not logged:
+            return None
+        if self.recipe.optim.clip_norm is not None:
+            return float(self.accelerator.clip_grad_norm_(self.model.parameters(), self.recipe.optim.clip_norm))
+        self.accelerator.unscale_gradients()
+        return float(torch.nn.utils.get_total_norm([p.grad for p in self.model.parameters() if p.grad is not None]))
+
+    def _stop_if_not_finite(self) -> None:
+        """NaN or infinity in either branch's loss, on any process: stop before it reaches the weights."""
+        bad = self.window.not_finite()
+        if self._anywhere(bad is not None):
+            lr = self.optimizer.param_groups[0]["lr"]
+            last = checkpoints.latest(self.folder.checkpoints, self.reporter.warn)
+            kept = f"the last good checkpoint is {last.path}" if last else "no checkpoint had been written yet"
+            raise StoppedError(
+                f"the loss of the {bad or 'other process'} is not finite at update {self.update + 1} of {self.updates} "
+                f"(learning rate {lr:.3g}); stopped before the optimizer step, {kept}. "
+                f"Try a lower optim.lr, optim.clip_norm, or train.precision=bf16"
+            )
+
+    def _evaluate_where_due(self, events: Any) -> None:
+        every = max(1, round(self.recipe.train.eval_every * self.updates_per_epoch))
+        due = self.update > 0 and (self.update % every == 0 or self.update == self.updates)
+        done = (r["update"] for r in self.folder.metrics() if r["kind"] == "eval") if due else ()
+        if not due or self._anywhere(self.update in done):
+            return
+        began = time.perf_counter()
+        model = self.plain_model if self.ema is None else self.ema.module
+        result = evaluate(
+            model,
+            self._until_asked(self.eval_batches),
+            kind="sigmoid" if self.recipe.loss.name == "bce" else "softmax",
+            reduce=lambda sums: self.accelerator.reduce(sums.to(self.accelerator.device)).cpu(),
+            autocast=self.accelerator.autocast,
+        )
+        self.spent["seconds"] += time.perf_counter() - began
+        self._record(events, {"kind": "eval", **self._place(), **result})
+        epoch = self.update / self.updates_per_epoch
+        self.reporter.line(
+            f"epoch {epoch:g}: top-1 {result['top1']:.2f} %, loss {result['loss']:.4f} ({self.folder.path.name})"
+        )
+
+    def _checkpoint_where_due(self) -> None:
+        every = self.recipe.train.checkpoint_every or self.updates_per_epoch
+        if self.update % every == 0 or self.update == self.updates:
+            self._save()
+
+    def _stop_if_asked(self) -> None:
+        if self._anywhere(self.request.signum > 0):
+            self._save()
+            signum = self.request.signum or 15
+            raise InterruptedRun(
+                signum,
+                f"stopped on request after update {self.update} of {self.updates}; checkpoint written, go on "
+                f"with: masksub train {self.folder.path} --resume",
+            )
+
+    def _until_asked(self, batches: Any) -> Iterator[tuple[Tensor, Tensor]]:
+        """The batches of an evaluation, cut off by a request to stop; the evaluation is then made after resuming."""
+        total = len(self.eval_batches)
+        for number, batch in enumerate(batches):
+            if self.accelerator.num_processes == 1:
+                self._stop_if_asked()
+            self.reporter.step("evaluating", number, total)
+            yield batch
+
+    def _save(self) -> None:
+        if not self.accelerator.is_main_process:
+            return
+        weights = {"model": self.plain_model.state_dict()}
+        if self.ema is not None:
+            weights["ema"] = self.ema.module.state_dict()
+        scaler = self.accelerator.scaler
+        training = {
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": scaler.state_dict() if scaler is not None else None,
+            "update": self.update,
+            "spent": self.spent,
+            "window": self.window.state(),
+            "processes": self.accelerator.num_processes,
+        }
+        checkpoints.save(
+            self.folder.checkpoints, self.update, weights, training, keep=self.recipe.train.keep_checkpoints
+        )
+
+    def _restore(self) -> None:
+        last = checkpoints.latest(self.folder.checkpoints, self.reporter.warn)
+        if last is None:
+            self.reporter.line(f"{self.folder.path} has no checkpoint yet; starting from the beginning")
+        else:
+            state = last.training_state()
+            if state["processes"] != self.accelerator.num_processes:
+                raise InputError(
+                    f"{self.folder.path} was trained by {state['processes']} processes and can't go on exactly with "
+                    f"{self.accelerator.num_processes}; start as many"
+                )
+            checkpoints.load_weights(self.plain_model, last.path / "model.safetensors")
+            if self.ema is not None:
+                checkpoints.load_weights(self.ema.module, last.path / "ema.safetensors")
+            self.optimizer.load_state_dict(state["optimizer"])
+            if self.accelerator.scaler is not None:
+                self.accelerator.scaler.load_state_dict(state["scaler"])
+            self.update, self.spent = state["update"], state["spent"]
+            self.window = LossWindow(**state["window"])
+            self.reporter.line(f"going on from update {self.update} of {self.updates} ({last.path})")
+        if self.accelerator.is_main_process:
+            self.folder.forget_after(self.update)
+        self.accelerator.wait_for_everyone()
+
+    def _finish(self) -> dict[str, Any]:
+        evaluations = [r for r in self.folder.metrics() if r["kind"] == "eval"]
+        images = self.updates * self.recipe.train.batch_size * self.recipe.train.accumulate
+        images *= self.accelerator.num_processes
+        on_gpu = self.accelerator.device.type == "cuda"
+        summary = {
+            "method": self.recipe.method,
+            "seed": self.recipe.seed,
+            "final": {k: v for k, v in evaluations[-1].items() if k in _RESULTS},
+            "best_top1": max(r["top1"] for r in evaluations),
+            "updates": self.updates,
+            "epochs": self.updates / self.updates_per_epoch,
+            "images": images,
+            "parameters": sum(p.numel() for p in self.plain_model.parameters()),
+            **{key: round(value, 3) for key, value in self.spent.items()},
+            "images_per_second": round(images / self.spent["train_seconds"], 1),
+            "data_wait_share": round(self.spent["data_seconds"] / self.spent["train_seconds"], 4),
+            "peak_memory_bytes": (
+                torch.cuda.max_memory_allocated()
+                if on_gpu
+                else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+            ),
+            "peak_memory_of": "allocated on the GPU" if on_gpu else "the whole process",
+            "skipped_images": self.batches.skipped,
+        }
+        if self.accelerator.is_main_process:
+            self.folder.write_summary(summary)
+        return summary
+
+    def _open_folder(self, resume: bool) -> None:
+        if self.folder.exists and not resume:
+            self.reporter.line(f"the folder that was there is now {self.folder.set_aside()}")
+        if not self.folder.exists:
+            self.folder.create(self.recipe, self.classes, command_line())
+
+    def _stream(self) -> Iterator[tuple[Tensor, Tensor]]:
+        epoch, within = divmod(self.update, self.updates_per_epoch)
+        start = within * self.recipe.train.accumulate
+        while True:
+            yield from self.batches.epoch(epoch, start=start)
+            epoch, start = epoch + 1, 0
+
+    def _place(self) -> dict[str, Any]:
+        per_update = self.recipe.train.batch_size * self.recipe.train.accumulate * self.accelerator.num_processes
+        ratio, weight = self.settings_at(max(0, self.update - 1) / self.updates)  # of the last update
+        return {
+            "update": self.update,
+            "epoch": self.update / self.updates_per_epoch,
+            "images": self.update * per_update,
+            "seconds": round(self.spent["seconds"], 3),
+            "flops": self.spent["flops"],
+            "lr": self.optimizer.param_groups[0]["lr"],
+            "mask_ratio": ratio,
+            "weight": weight,
+        }
+
+    def _record(self, events: Any, record: dict[str, Any]) -> None:
+        if not self.accelerator.is_main_process:
+            return
+        self.folder.append(record)
+        if events is not None:
+            for key, value in record.items():
+                if isinstance(value, (int, float)) and key not in ("update", "epoch", "images"):
+                    events.add_scalar(f"{record['kind']}/{key}", value, record["update"])
+
+    def _events(self) -> Any:
+        if not (self.recipe.train.tensorboard and self.accelerator.is_main_process):
+            return None
+        from torch.utils.tensorboard import SummaryWriter
+
+        return SummaryWriter(str(self.folder.path), purge_step=self.update + 1 if self.update else None)
+
+    def _show(self, ratio: float, took: float) -> None:
+        images = self.recipe.train.batch_size * self.recipe.train.accumulate * self.accelerator.num_processes
+        last = self.window.last
+        losses = ", ".join(f"{name} {last[key]:.3f}" for key, name in BRANCHES.items() if last.get(key) is not None)
+        self.reporter.step(self.folder.path.name, self.update, self.updates, f"{losses}, {images / took:.0f} images/s")
+
+    def _anywhere(self, flag: bool) -> bool:
+        """Whether a flag is set on any process; all processes must ask."""
+        if self.accelerator.num_processes == 1:
+            return flag
+        return bool(self.accelerator.reduce(torch.tensor(float(flag), device=self.accelerator.device)).item())
+
+    def _choose_attention(self, recipe: Recipe, model: nn.Module) -> Recipe:
+        choice: list[Any] = [None if recipe.model.attention == "auto" else recipe.model.attention]
+        if choice[0] is None and self.accelerator.is_main_process:
+            shape = (recipe.train.batch_size, recipe.data.channels, recipe.data.image_size, recipe.data.image_size)
+            choice[0] = choose_attention(model, shape, device=self.accelerator.device, precision=recipe.train.precision)
+        broadcast_object_list(choice)
+        if choice[0] is None:
+            return recipe
+        set_attention(model, choice[0])
+        return recipe.model_copy(update={"model": recipe.model.model_copy(update={"attention": choice[0]})})
+
+
+_RESULTS = ("top1", "top5", "loss", "calibration_error", "images")
+
+
+def _as_recorded(recipe: Recipe, run: RunFolder) -> Recipe:
+    """The recipe with which a run was started, if this one is the same."""
+    recorded = RunFolder.existing(run.path).recipe()
+    if recipe.model.attention == "auto":  # the run has the choice that was made when it began
+        attention = {"attention": recorded.model.attention}
+        recipe = recipe.model_copy(update={"model": recipe.model.model_copy(update=attention)})
+    if differing := differing_keys(recorded.model_dump(), recipe.model_dump()):
+        raise InputError(
+            f"{run.path} was started with another recipe and can't be resumed with this one. "
+            f"Differing (run -> now):\n  " + "\n  ".join(differing)
+        )
+    return recorded
+
+
+def _accelerator(recipe: Recipe) -> Accelerator:
+    wanted = recipe.train
+    if wanted.device == "cuda" and not torch.cuda.is_available():
+        raise InputError("train.device = 'cuda': torch finds no CUDA device here; use 'auto' or 'cpu'")
+    if wanted.precision == "fp16" and (wanted.device == "cpu" or not torch.cuda.is_available()):
+        raise InputError("train.precision = 'fp16': half precision needs a CUDA device; use 'bf16' or 'fp32'")
+    AcceleratorState._reset_state()  # a process may make several runs, of different precision
+    return Accelerator(
+        mixed_precision="no" if wanted.precision == "fp32" else wanted.precision, cpu=wanted.device == "cpu"
+    )

@@ -1,0 +1,215 @@
+"""The command: arguments in, a call into ``app``, an exit code out.
+
+Exit codes: 0 done, 2 wrong input, 1 failure, 130 or 143 stopped by a signal with a checkpoint written.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+try:
+    import typer
+except ImportError:  # pragma: no cover, shown by a test in a bare environment
+    sys.exit("the masksub command needs more than the library: pip install 'masksub[app]'")
+
+if TYPE_CHECKING:
+    from masksub.app.settings import Recipe
+
+app = typer.Typer(
+    help="Strong masking inside supervised training: train, compare, decide.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+RecipeArgument = Annotated[str, typer.Argument(help="A YAML file, a packaged recipe's name, or a run folder.")]
+RunArgument = Annotated[Path, typer.Argument(help="A run folder.")]
+OverridesArgument = Annotated[
+    list[str] | None, typer.Argument(help="Changes to the recipe: key=value.", metavar="[KEY=VALUE]...")
+]
+QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but warnings and results.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+
+
+@app.callback(invoke_without_command=True)
+def _options(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+) -> None:
+    if version:
+        from masksub import __version__
+
+        typer.echo(__version__)
+        raise typer.Exit
+    context.obj = {"debug": debug}
+
+
+@app.command()
+def demo(
+    folder: Annotated[Path, typer.Option("--out", help="Where the runs and the picture go.")] = Path("demo"),
+    seeds: Annotated[int, typer.Option(min=1, max=20, help="Paired seeds of each arm.")] = 3,
+    quiet: QuietOption = False,
+) -> None:
+    """Compare four ways of training on the embedded digits, in a few minutes on a CPU.
+
+    Example: masksub demo
+    """
+    from masksub.app.demo import run_demo
+    from masksub.app.progress import Reporter
+
+    typer.echo(run_demo(folder, seeds=seeds, reporter=Reporter(quiet=quiet)))
+
+
+@app.command()
+def train(
+    recipe: RecipeArgument,
+    overrides: OverridesArgument = None,
+    run: Annotated[
+        Path | None, typer.Option("--run", help="The run folder; runs/RECIPE-METHOD-sSEED if not given.")
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Start anew; the old folder is set aside.")] = False,
+    quiet: QuietOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Train one model by a recipe.
+
+    Example: masksub train digits/vit_micro optim.lr=1e-3 sub.ratio=0.6
+    """
+    from masksub.app.progress import Reporter
+    from masksub.app.train import train as run_training
+
+    settings, folder = _recipe_and_folder(recipe, overrides or [], run, resume=resume)
+    reporter = Reporter(quiet=quiet or as_json)
+    summary = run_training(settings, folder, resume=resume, overwrite=overwrite, reporter=reporter)
+    final = summary["final"]
+    _print(
+        summary,
+        as_json,
+        f"{folder}: top-1 {final['top1']:.2f} %, loss {final['loss']:.4f}, calibration error "
+        f"{final['calibration_error']:.2f} % on {final['images']} images; {summary['images_per_second']:.0f} images/s, "
+        f"{summary['data_wait_share']:.1%} of the time waiting for data",
+    )
+
+
+@app.command("eval")
+def evaluate(
+    run: RunArgument,
+    data: Annotated[
+        Path | None, typer.Option("--data", help="Folder or archive of class folders; the run's own if not given.")
+    ] = None,
+    weights: Annotated[
+        Path | None, typer.Option("--weights", help="A file of weights in place of the last checkpoint's.")
+    ] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images of one forward.")] = 128,
+    as_json: JsonOption = False,
+) -> None:
+    """Top-1, top-5, loss and calibration error of a trained model. Nothing is masked.
+
+    Example: masksub eval runs/vit_micro-masksub-s0
+    """
+    from masksub.app.predict import evaluate_run
+
+    result = evaluate_run(run, data=data, weights=weights, batch_size=batch_size)
+    top5 = f", top-5 {result['top5']:.2f} %" if "top5" in result else ""
+    _print(
+        result,
+        as_json,
+        f"top-1 {result['top1']:.2f} %{top5}, loss {result['loss']:.4f}, calibration error "
+        f"{result['calibration_error']:.2f} % on {result['images']} images",
+    )
+
+
+@app.command()
+def predict(
+    run: RunArgument,
+    images: Annotated[list[Path], typer.Argument(help="Image files.")],
+    top: Annotated[int, typer.Option(min=1, help="How many labels for each image.")] = 3,
+    as_json: JsonOption = False,
+) -> None:
+    """Labels of images with their probabilities.
+
+    Example: masksub predict runs/vit_tiny-masksub-s0 cat.jpg dog.png
+    """
+    from masksub.app.predict import predict_images
+
+    results = predict_images(run, images, top=top)
+    lines = [
+        f"{r['image']}: " + ", ".join(f"{label['label']} {label['probability']:.3f}" for label in r["labels"])
+        for r in results
+    ]
+    _print(results, as_json, "\n".join(lines))
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON schema of a recipe, for editors.
+
+    Example: masksub schema > recipe.schema.json
+    """
+    from masksub.app.recipe import recipe_schema
+
+    typer.echo(json.dumps(recipe_schema(), indent=2))
+
+
+@app.command()
+def recipes() -> None:
+    """List the packaged recipes.
+
+    Example: masksub recipes
+    """
+    from masksub.app.recipe import packaged_recipes
+
+    for name, path in packaged_recipes().items():
+        typer.echo(f"{name:28} {path}")
+
+
+def _recipe_and_folder(source: str, overrides: list[str], run: Path | None, *, resume: bool) -> tuple[Recipe, Path]:
+    """The recipe and the run folder; a run folder in place of a recipe stands for both."""
+    from masksub.app.errors import InputError
+    from masksub.app.recipe import load_recipe
+    from masksub.app.runs import RunFolder
+
+    if Path(source).is_dir():
+        if not resume:
+            raise InputError(f"{source} is a folder: give a recipe, or --resume to go on with a run")
+        folder = RunFolder.existing(source)
+        return load_recipe(folder.path / "recipe.yaml", overrides), run or folder.path
+    settings = load_recipe(source, overrides)
+    return settings, run or Path("runs") / f"{Path(source).stem}-{settings.method}-s{settings.seed}"
+
+
+def _print(result: Any, as_json: bool, text: str) -> None:
+    typer.echo(json.dumps(result, indent=2) if as_json else text)
+
+
+def main() -> None:
+    """Run the command and exit with its code."""
+    debug = "--debug" in sys.argv[1:]
+    try:
+        app()
+    except Exception as error:
+        if debug:
+            raise
+        sys.exit(_code(error))
+
+
+def _code(error: Exception) -> int:
+    """Tell an error in one message; the exit code that goes with it."""
+    from masksub.app.errors import InputError
+    from masksub.app.interrupt import InterruptedRun
+
+    if isinstance(error, InterruptedRun):
+        print(error, file=sys.stderr)  # noqa: T201
+        return 128 + error.signum
+    if isinstance(error, ImportError) and error.name and not error.name.startswith("masksub"):
+        print(f"error: {error.name} is not installed: pip install 'masksub[app]'", file=sys.stderr)  # noqa: T201
+        return 2
+    hint = "" if isinstance(error, (InputError, RuntimeError, OSError)) else " (masksub --debug ... shows where)"
+    print(f"error: {error or type(error).__name__}{hint}", file=sys.stderr)  # noqa: T201
+    return 2 if isinstance(error, InputError) else 1
