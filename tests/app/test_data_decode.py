@@ -28,7 +28,9 @@ def grey16(values: list[int], kind: str) -> bytes:
 
 
 RED = Image.new("RGB", (4, 4), (255, 0, 0))
-TRANSPARENT = saved(RED.quantize(4), "PNG", transparency=bytes([0, 128, 255, 255]))
+TRANSPARENT = Image.new("P", (4, 4), 1)
+TRANSPARENT.putpalette([0, 0, 255, 255, 0, 0, 0, 255, 0])
+TRANSPARENT.putpixel((3, 3), 2)
 
 
 @pytest.mark.parametrize(
@@ -36,7 +38,7 @@ TRANSPARENT = saved(RED.quantize(4), "PNG", transparency=bytes([0, 128, 255, 255
     [
         (saved(RED, "PNG"), (255, 0, 0)),
         (saved(RED.quantize(4), "PNG"), (255, 0, 0)),
-        (TRANSPARENT, (255, 0, 0)),
+        (saved(TRANSPARENT, "PNG", transparency=bytes([0, 128, 200])), (255, 0, 0)),
         (saved(RED.quantize(4), "GIF"), (255, 0, 0)),
         (saved(Image.new("RGBA", (4, 4), (255, 0, 0, 10)), "PNG"), (255, 0, 0)),
         (saved(Image.new("LA", (4, 4), (77, 10)), "PNG"), (77, 77, 77)),

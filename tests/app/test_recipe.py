@@ -111,6 +111,7 @@ RATIO = "must be a number, at least 0 and below 1, or a mapping with kind: const
             "sub: {ratio: {kind: lin}}",
             'sub.ratio.kind = "lin": must be constant, cosine, linear or staged; did you mean linear?',
         ),
+        ("sub: {ratio: {kind: null}}", "sub.ratio.kind = null: must be constant, cosine, linear or staged"),
         ("sub: {ratio: {start: 0}}", "sub.ratio.kind is missing: must be constant, cosine, linear or staged"),
         ("sub: {ratio: {kind: linear, start: 0}}", "sub.ratio.end is missing: must be a number"),
         ("sub: {ratio: {kind: linear, start: 0, end: x}}", 'sub.ratio.end = "x": must be a number'),

@@ -147,7 +147,7 @@ def _note(error: ValidationError, text: RecipeText, removed: set[Keys]) -> Itera
         elif kind == "missing":
             message = f"{dotted(path)} is missing: must be {accepted(valid)}"
         else:
-            close = difflib.get_close_matches(str(value), map(str, valid.get("enum", ())), 1)
+            close = isinstance(value, str) and difflib.get_close_matches(value, map(str, valid.get("enum", ())), 1)
             hint = f"; did you mean {close[0]}?" if close else ""
             message = f"{label and f'{label} = {shown(value)}: '}must be {accepted(valid) or kind}{hint}"
         text.note(text.place(path), message)
