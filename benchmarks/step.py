@@ -119,8 +119,8 @@ def measure(name: str, dtype: str, attention: str, args: argparse.Namespace, dev
     torch.manual_seed(0)
     model = timm.create_model(name)
     shape = (args.batch_size, 3, 224, 224)
-    how = choose_attention(model, shape, device=device, precision=dtype) if attention == "auto" else attention  # type: ignore[arg-type]
-    set_attention(model, how)  # type: ignore[arg-type]
+    how = choose_attention(model, shape, device=device, precision=dtype) if attention == "auto" else attention
+    set_attention(model, how)
     plain_flops = flops(model, shape, 0.0, args.ratio)
     masked_flops = flops(model, shape, 0.5, args.ratio)
 
@@ -148,15 +148,16 @@ def measure(name: str, dtype: str, attention: str, args: argparse.Namespace, dev
     # What training holds all the time: the weights and the two moments of AdamW. Gradients are in the step's own peak.
     state = 3 * sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
     plain, masked = (statistics.median(column) for column in zip(*pairs))
-    by_pair = [b / a for a, b in pairs]
+    by_pair = [b / a for a, b in pairs]  # steps next to each other: a machine that slows down slows both
     quartiles = statistics.quantiles(by_pair, n=4) if len(by_pair) > 1 else by_pair * 3
     return {
         "model": name,
         "dtype": dtype,
         "attention": how,
         "flop_ratio": masked_flops / plain_flops,
-        "time_ratio": masked / plain,
+        "time_ratio": statistics.median(by_pair),
         "time_ratio_quartiles": [quartiles[0], quartiles[2]],
+        "time_ratio_of_medians": masked / plain,
         "time_ratio_of_fastest": min(b for _, b in pairs) / min(a for a, _ in pairs),
         "memory_ratio": memory[1] / memory[0],
         "memory_ratio_with_state": (memory[1] + state) / (memory[0] + state),

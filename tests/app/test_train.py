@@ -90,9 +90,9 @@ def test_a_run_is_a_folder(tmp_path: Path) -> None:
         "recipe.yaml", "environment.json", "metrics.jsonl", "summary.json", "checkpoints", "classes.json",
     }  # fmt: skip
     assert list(run.glob("events.*"))
-    assert load_recipe(run / "recipe.yaml").model_dump(exclude={"model"}) == small("train.tensorboard=true").model_dump(
-        exclude={"model"}
-    )
+    recorded = load_recipe(run / "recipe.yaml")
+    assert (recorded.data.cache, recorded.model.attention) == ("memory", "fused"), "choices are recorded"
+    assert recorded == small("train.tensorboard=true", "data.cache=memory", "model.attention=fused")
     environment = json.loads((run / "environment.json").read_text())
     assert environment["seed"] == 0 and torch.__version__.startswith(environment["versions"]["torch"])
     records = comparable(run)

@@ -104,8 +104,8 @@ def compute_ratio(base: Recipe) -> float:
 
 def _arm_recipe(base: Recipe, arm: Arm, seed: int, compute: float) -> Recipe:
     epochs = base.train.epochs * (compute if arm.equal_compute else 1.0)
-    train = base.train.model_copy(update={"epochs": epochs, "eval_every": epochs / EVALUATIONS})
-    return base.model_copy(update={"method": arm.method, "seed": seed, "train": train})
+    recipe = base.changed("train", epochs=epochs, eval_every=epochs / EVALUATIONS)
+    return recipe.model_copy(update={"method": arm.method, "seed": seed})
 
 
 def _train_all(jobs: list[tuple[Recipe, Path]], reporter: Reporter) -> None:

@@ -83,10 +83,8 @@ def predict_images(path: Path, images: list[Path], *, top: int = 3) -> list[dict
 
 def _load(path: Path, weights: Path | None) -> tuple[nn.Module, Recipe, list[str]]:
     run = RunFolder.existing(path)
-    recipe, classes = run.recipe(), run.classes()
-    model = create_model(
-        recipe.model_copy(update={"model": recipe.model.model_copy(update={"weights": None})}), len(classes)
-    )
+    recipe, classes = run.recipe().changed("data", cache="auto"), run.classes()
+    model = create_model(recipe.changed("model", weights=None), len(classes))
     if weights is None:
         refused: list[str] = []
         last = latest(run.checkpoints, refused.append)

@@ -265,6 +265,10 @@ class Recipe(_Settings):
     optim: Optim = Optim()
     train: Train
 
+    def changed(self, section: str, **values: Any) -> Recipe:
+        """A copy with other values in one section; they are not validated."""
+        return self.model_copy(update={section: getattr(self, section).model_copy(update=values)})
+
     @model_validator(mode="after")
     def _check(self) -> Recipe:
         assert self.method in METHODS

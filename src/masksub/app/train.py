@@ -104,6 +104,7 @@ class Trainer:
             progress=lambda done, total: reporter.step("reading images", done, total),
             **place,
         )
+        self.recipe = recipe.changed("data", cache=self.batches.held)
         eval_size = recipe.train.eval_batch_size or recipe.train.batch_size
         self.eval_batches = EvalBatches(val_source, recipe.data, recipe.augment, batch_size=eval_size, **place)
         self.updates_per_epoch = self.batches.batches_per_epoch // recipe.train.accumulate
@@ -399,7 +400,7 @@ class Trainer:
         if choice[0] is None:
             return recipe
         set_attention(model, choice[0])
-        return recipe.model_copy(update={"model": recipe.model.model_copy(update={"attention": choice[0]})})
+        return recipe.changed("model", attention=choice[0])
 
 
 _RESULTS = ("top1", "top5", "loss", "calibration_error", "images")
@@ -408,9 +409,11 @@ _RESULTS = ("top1", "top5", "loss", "calibration_error", "images")
 def _as_recorded(recipe: Recipe, run: RunFolder) -> Recipe:
     """The recipe with which a run was started, if this one is the same."""
     recorded = RunFolder.existing(run.path).recipe()
-    if recipe.model.attention == "auto":  # the run has the choice that was made when it began
-        attention = {"attention": recorded.model.attention}
-        recipe = recipe.model_copy(update={"model": recipe.model.model_copy(update=attention)})
+    # The run has the choices that were made when it began; others would draw other random numbers or round otherwise.
+    if recipe.model.attention == "auto":
+        recipe = recipe.changed("model", attention=recorded.model.attention)
+    if recipe.data.cache == "auto":
+        recipe = recipe.changed("data", cache=recorded.data.cache)
     if differing := differing_keys(recorded.model_dump(), recipe.model_dump()):
         raise InputError(
             f"{run.path} was started with another recipe and can't be resumed with this one. "
