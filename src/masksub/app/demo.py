@@ -8,6 +8,7 @@ import os
 import time
 from concurrent.futures import Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass
+from multiprocessing.synchronize import Event
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ import torch
 from .cost import FlopTable
 from .data import open_source
 from .errors import InputError
+from .interrupt import InterruptedRun, StopRequest
 from .models import create_criterion, create_model
 from .progress import Reporter
 from .recipe import load_recipe
@@ -28,8 +30,10 @@ from .train import train
 __all__ = ["ARMS", "Arm", "run_demo"]
 
 RECIPE = "digits/vit_micro"
-EVALUATIONS = 25
+EVALUATIONS = 20
 """Evaluations of each run: points of its curves."""
+CHECKPOINT_UPDATES = 200
+"""Updates between two checkpoints: some seconds of work, should it be interrupted."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +86,9 @@ def run_demo(folder: Path, *, seeds: int, reporter: Reporter, overrides: tuple[s
     folders = {key: folder / f"{_slug(key[0].name)}-s{key[1]}" for key in recipes}
     began = time.perf_counter()
     with reporter:
-        _train_all([(recipes[key], folders[key]) for key in recipes], reporter)
+        # The longest first, so that no core is left waiting for the last one.
+        longest = sorted(recipes, key=lambda key: -compute_share(key[0], compute) * recipes[key].train.epochs)
+        _train_all([(recipes[key], folders[key]) for key in longest], reporter)
     rows = [_row(arm, [RunFolder(folders[arm, seed]) for seed in range(seeds)]) for arm in ARMS]
     result = {"seeds": seeds, "rows": rows, "sentence": sentence(rows)}
     write_text_atomically(folder / "demo.json", json.dumps(result, indent=2) + "\n")
@@ -102,25 +108,42 @@ def compute_ratio(base: Recipe) -> float:
     return table.per_image(ratio, weight) / table.per_image(0.0, 0.0)
 
 
+def compute_share(arm: Arm, compute: float) -> float:
+    """About how much a step of this arm costs, in plain steps."""
+    return {"masksub": compute, "direct-mask": compute - 1}.get(arm.method, 1.0)
+
+
 def _arm_recipe(base: Recipe, arm: Arm, seed: int, compute: float) -> Recipe:
     epochs = base.train.epochs * (compute if arm.equal_compute else 1.0)
-    recipe = base.changed("train", epochs=epochs, eval_every=epochs / EVALUATIONS)
+    recipe = base.changed(
+        "train", epochs=epochs, eval_every=epochs / EVALUATIONS, checkpoint_every=CHECKPOINT_UPDATES, tensorboard=False
+    )
     return recipe.model_copy(update={"method": arm.method, "seed": seed})
 
 
 def _train_all(jobs: list[tuple[Recipe, Path]], reporter: Reporter) -> None:
     """One process a core, one thread a process: small models gain nothing from more threads."""
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(_workers(len(jobs)), mp_context=context, initializer=_one_thread) as pool:
-        pending: set[Future[None]] = {pool.submit(_train_one, recipe, path) for recipe, path in jobs}
+    stop = context.Event()
+    pool = ProcessPoolExecutor(_workers(len(jobs)), mp_context=context, initializer=_start_worker, initargs=(stop,))
+    pending: set[Future[None]] = set()
+    with pool, StopRequest() as request:
         try:
+            pending = {pool.submit(_train_one, recipe, path) for recipe, path in jobs}
             while pending:
                 done, pending = wait(pending, timeout=0.5)
                 for future in done:
                     future.result()
                 reporter.step("training", round(100 * _progress(jobs)), 100 * len(jobs), _note(jobs))
+                if request.signum:
+                    raise InterruptedRun(
+                        request.signum, "stopped on request; the same command goes on with what is missing"
+                    )
         except BaseException:
-            pool.shutdown(wait=True, cancel_futures=True)
+            stop.set()
+            pool.shutdown(wait=False, cancel_futures=True)
+            for child in multiprocessing.active_children():
+                child.terminate()  # what it trains writes a checkpoint and ends
             raise
 
 
@@ -129,11 +152,18 @@ def _workers(jobs: int) -> int:
     return max(1, min(cores, jobs))
 
 
-def _one_thread() -> None:
+def _start_worker(stop: Event) -> None:
+    global _stop  # what a worker is given at its start has no other place
+    _stop = stop
     torch.set_num_threads(1)
 
 
+_stop: Event | None = None
+
+
 def _train_one(recipe: Recipe, path: Path) -> None:
+    if _stop is not None and _stop.is_set():
+        return  # was already on its way to this worker
     train(recipe, path, resume=True, reporter=Reporter(quiet=True))
 
 

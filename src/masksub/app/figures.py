@@ -46,7 +46,7 @@ def draw_demo(path: Path, arms: dict[str, list[Path]], recipe: Recipe) -> None:
     loss.set(title="Validation loss", ylabel="cross-entropy", yscale="log")
     accuracy.set(title="Validation accuracy", ylabel="top-1, %")
     low, high = accuracy.get_ylim()
-    accuracy.set_ylim(max(low, high - 30), high)
+    accuracy.set_ylim(max(low, high - 30), min(high, 100.5))
     for axes in (loss, accuracy):
         axes.set_xlabel("training compute, TFLOP")
         axes.grid(alpha=0.25)
