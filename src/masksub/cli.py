@@ -70,7 +70,7 @@ def train(
     recipe: RecipeArgument,
     overrides: OverridesArgument = None,
     run: Annotated[
-        Path | None, typer.Option("--run", help="The run folder; runs/RECIPE-METHOD-sSEED if not given.")
+        Path | None, typer.Option("--out", help="The run folder; runs/RECIPE-METHOD-sSEED if not given.")
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Start anew; the old folder is set aside.")] = False,

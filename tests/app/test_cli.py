@@ -59,7 +59,7 @@ def weights(run: Path) -> dict[str, torch.Tensor]:
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of five epochs, made by the command."""
     folder = tmp_path_factory.mktemp("finished")
-    done = masksub("train", "digits/vit_micro", *SMALL, "train.epochs=5", "--run", "r", "--json", cwd=folder)
+    done = masksub("train", "digits/vit_micro", *SMALL, "train.epochs=5", "--out", "r", "--json", cwd=folder)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["images"] == 640
     return folder / "r"
@@ -79,7 +79,7 @@ def test_help_version_and_lists(tmp_path: Path) -> None:
 def test_a_signal_writes_a_checkpoint_and_the_run_goes_on(
     signum: signal.Signals, code: int, tmp_path: Path, finished: Path
 ) -> None:
-    arguments = ("train", "digits/vit_micro", *SMALL, "train.epochs=5", "--run", "r")
+    arguments = ("train", "digits/vit_micro", *SMALL, "train.epochs=5", "--out", "r")
     process = started(*arguments, cwd=tmp_path)
     wait_for(tmp_path / "r" / "checkpoints" / "update-*", process)
     process.send_signal(signum)
@@ -94,7 +94,7 @@ def test_a_signal_writes_a_checkpoint_and_the_run_goes_on(
 
 
 def test_kill_9_and_resume_is_bit_equal(tmp_path: Path, finished: Path) -> None:
-    arguments = ("train", "digits/vit_micro", *SMALL, "train.epochs=5", "--run", "r")
+    arguments = ("train", "digits/vit_micro", *SMALL, "train.epochs=5", "--out", "r")
     for _ in range(2):
         process = started(*arguments, *(("--resume",) if (tmp_path / "r").exists() else ()), cwd=tmp_path)
         wait_for(tmp_path / "r" / "checkpoints" / "update-*", process)
@@ -109,10 +109,10 @@ def test_kill_9_and_resume_is_bit_equal(tmp_path: Path, finished: Path) -> None:
 
 
 def test_quiet_when_not_a_terminal(tmp_path: Path) -> None:
-    done = masksub("train", "digits/vit_micro", *SMALL, "train.epochs=1", "--run", "r", cwd=tmp_path)
+    done = masksub("train", "digits/vit_micro", *SMALL, "train.epochs=1", "--out", "r", cwd=tmp_path)
     assert "\r" not in done.stderr and "\x1b" not in done.stderr
     assert done.stderr.count("\n") < 6
-    silent = masksub("train", "digits/vit_micro", *SMALL, "train.epochs=1", "--run", "q", "--quiet", cwd=tmp_path)
+    silent = masksub("train", "digits/vit_micro", *SMALL, "train.epochs=1", "--out", "q", "--quiet", cwd=tmp_path)
     assert silent.stderr == ""
 
 
@@ -120,12 +120,12 @@ def test_two_processes_by_torchrun(tmp_path: Path) -> None:
     """Half the batch on each of two: the same images an update, nearly the same weights, one run folder."""
     common = [*SMALL, "train.epochs=2", "method=plain", "augment.crop=none", "model.attention=fused"]
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "masksub"]
-    command = [*launch, "train", "digits/vit_micro", *common, "train.batch_size=8", "--run", "two"]
+    command = [*launch, "train", "digits/vit_micro", *common, "train.batch_size=8", "--out", "two"]
     done = subprocess.run(
         command, cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=300, check=False
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    alone = masksub("train", "digits/vit_micro", *common, "--run", "one", cwd=tmp_path)
+    alone = masksub("train", "digits/vit_micro", *common, "--out", "one", cwd=tmp_path)
     assert alone.returncode == 0, alone.stderr
     one, two = RunFolder(tmp_path / "one").summary(), RunFolder(tmp_path / "two").summary()
     assert one is not None and two is not None
@@ -195,7 +195,7 @@ def test_mistakes_end_with_code_2_one_message_and_nothing_written(name: str, tmp
 
 
 def test_a_failure_ends_with_code_1(tmp_path: Path) -> None:
-    done = masksub("train", "digits/vit_micro", *SMALL, "train.epochs=1", "optim.lr=1e30", "--run", "r", cwd=tmp_path)
+    done = masksub("train", "digits/vit_micro", *SMALL, "train.epochs=1", "optim.lr=1e30", "--out", "r", cwd=tmp_path)
     assert done.returncode == 1, done.stderr
     assert "loss of the main branch is not finite at update" in done.stderr and "Traceback" not in done.stderr
 

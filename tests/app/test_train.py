@@ -273,7 +273,7 @@ def test_an_existing_run_is_refused_resumed_or_set_aside(tmp_path: Path) -> None
     with pytest.raises(InputError, match=r"run exists: go on with --resume, or start anew with --overwrite"):
         train(recipe, run, reporter=quiet())
     assert train(recipe, run, resume=True, reporter=quiet()) == first
-    with pytest.raises(InputError, match=r"optim\.lr: 0\.001 -> 0\.002"):
+    with pytest.raises(InputError, match=r"optim\.lr: 0\.003 -> 0\.002"):
         train(small("train.epochs=1", "optim.lr=2e-3"), run, resume=True, reporter=quiet())
     train(recipe, run, overwrite=True, reporter=quiet())
     assert RunFolder(tmp_path / "run.replaced-1").summary() == first

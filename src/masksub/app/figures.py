@@ -35,6 +35,8 @@ def draw_demo(path: Path, arms: dict[str, list[Path]], recipe: Recipe) -> None:
     figure = plt.figure(figsize=(11, 7.2), layout="constrained")
     parts: Any = figure.subfigures(2, 1, height_ratios=(3, 1.5))
     curves, inputs = parts
+    seeds = max(len(folders) for folders in arms.values())
+    curves.suptitle(f"Line: mean of {seeds} seed(s). Band: lowest to highest.", fontsize=10, color="#555555")
     loss, accuracy = curves.subplots(1, 2)
     for (name, folders), (color, line) in zip(arms.items(), STYLES):
         runs = [[r for r in RunFolder(folder).metrics() if r["kind"] == "eval"] for folder in folders]
