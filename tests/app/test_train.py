@@ -27,6 +27,7 @@ from masksub.app.runs import RunFolder
 from masksub.app.seeds import mix
 from masksub.app.settings import Recipe
 from masksub.app.train import train
+from tests.conftest import shared
 
 SMALL = (
     "data.train_images=128", "data.val_images=60", "train.epochs=3", "train.batch_size=16", "train.log_every=3",
@@ -338,3 +339,18 @@ def test_moving_average_is_what_is_evaluated(tmp_path: Path) -> None:
     assert found is not None and found.weights.name == "ema.safetensors"
     plain, average = load_file(found.path / "model.safetensors"), load_file(found.weights)
     assert not torch.equal(plain["head.weight"], average["head.weight"])
+
+
+def test_real_images_from_an_archive(tmp_path: Path) -> None:
+    """CIFAR-10 JPEGs in a zip: decoded, held, augmented, learnt."""
+    archive = shared("data/cifar10/val.zip")
+    recipe = load_recipe(
+        "cifar10/vit_tiny_patch8",
+        (f"data.train={archive}", f"data.val={archive}", "data.train_images=1500", "data.val_images=300",
+         "train.epochs=2", "optim.warmup_epochs=0.5", "train.tensorboard=false", "train.device=cpu",
+         "model.kwargs.depth=2", "train.batch_size=64"),
+    )  # fmt: skip
+    summary = train(recipe, tmp_path / "run", reporter=quiet())
+    assert summary["final"]["top1"] > 15, "better than the 10 % of guessing"
+    assert RunFolder(tmp_path / "run").recipe().data.cache == "memory"
+    assert "airplane" in RunFolder(tmp_path / "run").classes()

@@ -168,7 +168,7 @@ def test_weight_zero_is_the_plain_step_bit_for_bit(mode: Any) -> None:
         assert torch.equal(gradient, gradients(two)[name]), name
 
 
-def test_main_branch_keeps_its_own_dropout_and_bn_sees_both_branches() -> None:
+def test_batch_norm_sees_both_branches() -> None:
     model = resnet()
     before = model.bn1.num_batches_tracked.item()  # type: ignore[union-attr]
     x = torch.randn(4, 3, 64, 64)
@@ -185,6 +185,18 @@ def test_accumulated_gradients_are_those_of_the_whole_batch() -> None:
     for part in range(4):
         rows = slice(2 * part, 2 * part + 2)
         step(x[rows], y[rows], keep=keep[rows], backward=lambda loss: (loss / 4).backward())
+    torch.testing.assert_close(gradients(two), gradients(one))
+
+
+@pytest.mark.parametrize("mode", ["split", "joint"])
+def test_gradient_checkpointing_computes_the_masked_blocks_again(mode: Any) -> None:
+    """Blocks are run again in the backward, after the model has been put back."""
+    x, y, keep = batch()
+    one = vit()
+    two: Any = copy.deepcopy(one)
+    two.set_grad_checkpointing()
+    for model in (one, two):
+        masksub.TwoBranchStep(model, F.cross_entropy, sub=masksub.MaskSub(), mode=mode)(x, y, keep=keep)
     torch.testing.assert_close(gradients(two), gradients(one))
 
 
