@@ -209,3 +209,16 @@ def test_a_damaged_run_and_hostile_weights_are_refused(finished: Path, tmp_path:
 def test_debug_shows_the_traceback(tmp_path: Path) -> None:
     done = masksub("--debug", "eval", "absent", cwd=tmp_path)
     assert done.returncode != 0 and "Traceback" in done.stderr
+
+
+@pytest.mark.parametrize("absent", ["typer", "timm", "accelerate", "pydantic"])
+def test_a_missing_library_names_the_install_command(absent: str, tmp_path: Path) -> None:
+    """The library alone needs torch; the command says what else it needs."""
+    code = f"import sys; sys.modules[{absent!r}] = None; sys.argv = ['masksub', 'train', 'digits/vit_micro']\n"
+    code += "import masksub\nfrom masksub.cli import main\nmain()"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=environment(), capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    assert "pip install 'masksub[app]'" in done.stderr and "Traceback" not in done.stderr
+    assert list(tmp_path.iterdir()) == []

@@ -22,7 +22,7 @@ from .errors import InputError
 from .recipe import dump_recipe, load_recipe
 from .settings import Recipe
 
-__all__ = ["RunFolder", "differing_keys", "write_text_atomically"]
+__all__ = ["RunFolder", "as_recorded", "command_line", "differing_keys", "environment", "write_text_atomically"]
 
 
 def write_text_atomically(path: Path, text: str) -> None:
@@ -175,6 +175,22 @@ def differing_keys(one: dict[str, Any], two: dict[str, Any], prefix: str = "") -
         elif a != b:
             found.append(f"{prefix}{key}: {a!r} -> {b!r}")
     return found
+
+
+def as_recorded(recipe: Recipe, run: RunFolder) -> Recipe:
+    """The recipe with which a run was started, if this one is the same."""
+    recorded = RunFolder.existing(run.path).recipe()
+    # The run has the choices that were made when it began; others would draw other random numbers or round otherwise.
+    if recipe.model.attention == "auto":
+        recipe = recipe.changed("model", attention=recorded.model.attention)
+    if recipe.data.cache == "auto":
+        recipe = recipe.changed("data", cache=recorded.data.cache)
+    if differing := differing_keys(recorded.model_dump(), recipe.model_dump()):
+        raise InputError(
+            f"{run.path} was started with another recipe and can't be resumed with this one. "
+            f"Differing (run -> now):\n  " + "\n  ".join(differing)
+        )
+    return recorded
 
 
 def command_line() -> list[str]:

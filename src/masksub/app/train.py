@@ -15,7 +15,6 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState
 from accelerate.utils import broadcast_object_list
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
@@ -29,12 +28,13 @@ from . import checkpoint as checkpoints
 from .attention import choose_attention, set_attention
 from .cost import FlopTable
 from .data import EvalBatches, TrainBatches, open_data
+from .devices import create_accelerator
 from .errors import InputError, StoppedError
 from .evaluate import evaluate
 from .interrupt import InterruptedRun, StopRequest
 from .models import create_criterion, create_model, create_optimizer, create_schedule
 from .progress import Reporter
-from .runs import RunFolder, command_line, differing_keys
+from .runs import RunFolder, as_recorded, command_line
 from .seeds import generator, mix
 from .settings import Recipe
 from .window import BRANCHES, LossWindow
@@ -65,8 +65,8 @@ def train(
     run = RunFolder(path)
     if run.exists and not (resume or overwrite):
         raise InputError(f"{run.path} exists: go on with --resume, or start anew with --overwrite (it is set aside)")
-    recipe = _as_recorded(recipe, run) if resume and run.exists else recipe
-    accelerator = _accelerator(recipe)
+    recipe = as_recorded(recipe, run) if resume and run.exists else recipe
+    accelerator = create_accelerator(recipe)
     with reporter or Reporter(main=accelerator.is_main_process) as reporter, StopRequest() as request:
         return Trainer(recipe, run, accelerator, reporter, request).run(resume=resume)
 
@@ -404,31 +404,3 @@ class Trainer:
 
 
 _RESULTS = ("top1", "top5", "loss", "calibration_error", "images")
-
-
-def _as_recorded(recipe: Recipe, run: RunFolder) -> Recipe:
-    """The recipe with which a run was started, if this one is the same."""
-    recorded = RunFolder.existing(run.path).recipe()
-    # The run has the choices that were made when it began; others would draw other random numbers or round otherwise.
-    if recipe.model.attention == "auto":
-        recipe = recipe.changed("model", attention=recorded.model.attention)
-    if recipe.data.cache == "auto":
-        recipe = recipe.changed("data", cache=recorded.data.cache)
-    if differing := differing_keys(recorded.model_dump(), recipe.model_dump()):
-        raise InputError(
-            f"{run.path} was started with another recipe and can't be resumed with this one. "
-            f"Differing (run -> now):\n  " + "\n  ".join(differing)
-        )
-    return recorded
-
-
-def _accelerator(recipe: Recipe) -> Accelerator:
-    wanted = recipe.train
-    if wanted.device == "cuda" and not torch.cuda.is_available():
-        raise InputError("train.device = 'cuda': torch finds no CUDA device here; use 'auto' or 'cpu'")
-    if wanted.precision == "fp16" and (wanted.device == "cpu" or not torch.cuda.is_available()):
-        raise InputError("train.precision = 'fp16': half precision needs a CUDA device; use 'bf16' or 'fp32'")
-    AcceleratorState._reset_state()  # a process may make several runs, of different precision
-    return Accelerator(
-        mixed_precision="no" if wanted.precision == "fp32" else wanted.precision, cpu=wanted.device == "cpu"
-    )
