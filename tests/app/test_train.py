@@ -308,7 +308,7 @@ def test_wrong_input_is_named_before_anything_is_written(name: str, tmp_path: Pa
 def test_pickled_weights_to_start_from_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "w.pth"
     torch.save({"weight": Path("x")}, path)
-    with pytest.raises(InputError, match=r"model\.weights = .*w\.pth' is refused: it is a pickle that holds more"):
+    with pytest.raises(InputError, match=r"w\.pth is refused: it is a pickle that holds more"):
         train(small(f"model.weights={path}"), tmp_path / "run", reporter=quiet())
 
 

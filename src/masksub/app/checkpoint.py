@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from .errors import InputError
 
-__all__ = ["Checkpoint", "latest", "load_weights", "save"]
+__all__ = ["Checkpoint", "latest", "load_weights", "read_weights", "save"]
 
 _PREFIX = "update-"
 
@@ -116,24 +116,21 @@ def damage(path: Path) -> str | None:
     return None
 
 
-def load_weights(model: nn.Module, path: Path) -> None:
-    """Load weights of the same model, by name, all of them.
+def read_weights(path: Path) -> dict[str, Any]:
+    """What a file of weights holds; nothing in it is executed.
 
     Args:
-        model: gets the weights.
-        path: a .safetensors file, or a torch file that holds tensors and nothing else.
+        path: a .safetensors file, or a torch file that holds tensors and plain values only.
 
     Raises:
-        InputError: no such file; a pickle that holds more than weights; names or shapes that do not fit.
+        InputError: no such file, damaged, or a pickle that holds more than weights.
     """
     if not path.is_file():
         raise InputError(f"{path}: there is no such file of weights")
     try:
-        state = (
-            load_file(path)
-            if path.suffix == ".safetensors"
-            else torch.load(path, map_location="cpu", weights_only=True)
-        )
+        if path.suffix == ".safetensors":
+            return dict(load_file(path))
+        content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise InputError(
             f"{path} is refused: it is a pickle that holds more than weights, and loading it could run code; "
@@ -141,6 +138,22 @@ def load_weights(model: nn.Module, path: Path) -> None:
         ) from error
     except (safetensors.SafetensorError, RuntimeError, EOFError, OSError, ValueError) as error:
         raise InputError(f"{path} can't be read as weights: {_first_line(error)}") from error
+    if not isinstance(content, dict):
+        raise InputError(f"{path} holds a {type(content).__name__}, not weights by name")
+    return content
+
+
+def load_weights(model: nn.Module, path: Path) -> None:
+    """Load weights of the same model, by name, all of them.
+
+    Args:
+        model: gets the weights.
+        path: as for ``read_weights``.
+
+    Raises:
+        InputError: as ``read_weights``, or names or shapes that do not fit.
+    """
+    state = read_weights(path)
     try:
         model.load_state_dict(state)
     except (RuntimeError, TypeError, AttributeError) as error:

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import difflib
-import pickle
 from pathlib import Path
 from typing import Any, cast
 
-import safetensors
 import timm
-import timm.models
 import timm.optim
 import timm.scheduler
 import torch
 from timm.loss import BinaryCrossEntropy, SoftTargetCrossEntropy
 from torch import nn
 
+from .checkpoint import read_weights
 from .errors import InputError
 from .settings import Model, Recipe
 
@@ -47,7 +45,14 @@ def create_model(recipe: Recipe, num_classes: int) -> nn.Module:
         if wanted.weights != "pretrained":
             if not Path(wanted.weights).is_file():
                 raise InputError(f"model.weights = {wanted.weights!r}: there is no such file; or say 'pretrained'")
-            overlay = {"file": wanted.weights, "hf_hub_id": None, "url": "", **_classes_of(wanted)}
+            # custom_load is timm's reader of numpy archives, which some models ask for whatever the file.
+            overlay = {
+                "file": wanted.weights,
+                "hf_hub_id": None,
+                "url": "",
+                "custom_load": False,
+                **_classes_of(wanted),
+            }
             arguments["pretrained_cfg_overlay"] = overlay
     model = _build(wanted.name, arguments, data.image_size, wanted.weights)
     _check_patches(model, recipe)
@@ -66,31 +71,26 @@ def _build(name: str, arguments: dict[str, Any], image_size: int, weights: str |
         raise InputError(
             f"model.kwargs: timm can't build {name} with {arguments} at {image_size} px: {error}"
         ) from error
-    except (RuntimeError, OSError) as error:
+    except (RuntimeError, OSError, KeyError) as error:
         if weights is None:
             raise InputError(f"model.kwargs: timm can't build {name} with {arguments}: {error}") from error
-        raise InputError(_unusable(weights, error)) from error
+        raise InputError(f"model.weights = {weights!r} can't be loaded into {name}: {error}") from error
 
 
 def _classes_of(wanted: Model) -> dict[str, int]:
-    """How many classes a file of weights has: with as many as the data, timm keeps its head."""
-    assert wanted.weights is not None
+    """How many classes a file of weights has: with as many as the data, timm keeps its head.
+
+    The file is read safely first, so that what timm then does with it, in any version, is safe too.
+    """
+    state = read_weights(Path(str(wanted.weights)))
+    for key in ("state_dict_ema", "model_ema", "state_dict", "model"):  # as timm looks for them
+        if isinstance(state.get(key), dict):
+            state = state[key]
+            break
     classifier = timm.get_pretrained_cfg_value(wanted.name, "classifier")  # two names for a distilled model
     first = classifier[0] if isinstance(classifier, (tuple, list)) else classifier
-    try:
-        head = timm.models.load_state_dict(wanted.weights).get(f"{first}.weight")
-    except (RuntimeError, OSError, ValueError, EOFError, pickle.UnpicklingError, safetensors.SafetensorError) as error:
-        raise InputError(_unusable(wanted.weights, error)) from error
+    head = state.get(f"{first}.weight")
     return {} if head is None else {"num_classes": len(head)}
-
-
-def _unusable(weights: str, error: Exception) -> str:
-    if "weights_only" in str(error):
-        return (
-            f"model.weights = {weights!r} is refused: it is a pickle that holds more than weights, and loading it "
-            f"could run code; give a .safetensors file, or a torch file of tensors only"
-        )
-    return f"model.weights = {weights!r} can't be used: {error}"
 
 
 def _check_patches(model: nn.Module, recipe: Recipe) -> None:
