@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 from types import SimpleNamespace
 from typing import Any
 
@@ -58,6 +59,8 @@ CRITERIA = {
     "cross-entropy, soft labels": (nn.CrossEntropyLoss(), True, soft_ce),
     "cross-entropy, sum": (nn.CrossEntropyLoss(reduction="sum"), False, lambda s, m: soft_ce(s, m) * len(s)),
     "function": (F.cross_entropy, False, soft_ce),
+    "partial": (functools.partial(F.cross_entropy, label_smoothing=0.1, reduction="sum"), False,
+                lambda s, m: soft_ce(s, m) * len(s)),
     "timm smoothing": (timm.loss.LabelSmoothingCrossEntropy(0.1), False, soft_ce),
     "timm soft target": (timm.loss.SoftTargetCrossEntropy(), True, soft_ce),
     "bce": (nn.BCEWithLogitsLoss(), True, soft_bce),
@@ -113,6 +116,9 @@ class Focal(nn.CrossEntropyLoss):
         (Focal(), "does not know the criterion Focal"),
         (nn.MSELoss(), "does not know the criterion MSELoss"),
         (lambda z, y: z.sum(), "does not know the criterion <function"),
+        (functools.wraps(F.cross_entropy)(lambda z, y: z.sum()), "does not know the criterion"),
+        (functools.partial(F.cross_entropy, weight=torch.ones(5)), "class weights"),
+        (functools.partial(F.cross_entropy, size_average=False), "size_average"),
         (nn.CrossEntropyLoss(weight=torch.ones(5)), "class weights"),
         (nn.BCEWithLogitsLoss(pos_weight=torch.ones(5)), "class weights"),
         (nn.CrossEntropyLoss(reduction="none"), "reduction='none'"),
@@ -278,6 +284,40 @@ def test_a_forward_that_goes_around_the_masking_is_an_error() -> None:
         masksub.TwoBranchStep(model, F.cross_entropy, sub=masksub.MaskSub())(*batch()[:2])
 
 
+def test_a_forward_that_is_not_the_model_s_own_and_nesting_are_errors() -> None:
+    model: Any = vit()
+    x = batch()[0]
+    with pytest.raises(RuntimeError, match="call that very object"), masksub.MaskSub().applied(model):
+        model.forward_features(x)
+    with masksub.MaskSub().applied(model):
+        model(x)
+        with pytest.raises(RuntimeError, match="sub branch already"), masksub.MaskSub().applied(model):
+            pass
+    assert isinstance(model.patch_drop, nn.Identity)
+
+
+def test_blanked_pixels_take_the_fill() -> None:
+    seen: list[Tensor] = []
+
+    class Spy(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            seen.append(x)
+            return x.flatten(1)
+
+    keep = torch.tensor([[True, False, False, True]])
+    spy = Spy()
+    with masksub.MaskSub(unit=4, fill=-3.0).applied(spy):
+        spy(torch.ones(1, 1, 8, 8))
+        with pytest.raises(ValueError, match="nothing is visible"):
+            one_row_is_empty = torch.tensor([[True, True, False, False], [False] * 4])
+            with masksub.MaskSub(unit=4).applied(spy, keep=one_row_is_empty):
+                spy(torch.ones(2, 1, 8, 8))
+    assert seen[0].unique().tolist() == [-3.0, 1.0] and int((seen[0] == -3.0).sum()) == 32
+    with masksub.MaskSub(unit=4, fill=-3.0).applied(spy, keep=keep):
+        spy(torch.ones(1, 1, 8, 8))
+    assert torch.equal(seen[-1][0, 0, ::4, ::4], torch.tensor([[1.0, -3.0], [-3.0, 1.0]]))
+
+
 def test_masked_unit_in_pixels_on_a_vit() -> None:
     """unit=8 on 4 px patches: squares of 2 x 2 patches are dropped together; what doesn't fit is refused."""
     model, (x, _, _) = vit().eval(), batch()
@@ -290,7 +330,7 @@ def test_masked_unit_in_pixels_on_a_vit() -> None:
     for row in seen[0].tolist():
         assert sum(set(block.tolist()) <= set(row) for block in blocks) == 2 and len(row) == 8
     with (
-        pytest.raises(ValueError, match=r"unit = 6 px: this model's patches are 4 px"),
+        pytest.raises(ValueError, match=r"unit = 6 px: this model's patches are 4 x 4 px"),
         masksub.MaskSub(unit=6).applied(model),
     ):
         model(x)

@@ -41,10 +41,14 @@ class TimmViT:
         rows, cols = model.patch_embed.dynamic_feat_size((height, width))
         if unit is None:
             return Grid(rows, cols)
-        patch = height // rows
-        if unit % patch or patch != width // cols:
-            raise ValueError(f"unit = {unit} px: this model's patches are {patch} px; use a multiple of that, or None")
-        return Grid(rows, cols, block=unit // patch)
+        embed = model.patch_embed
+        tall, wide = embed.feat_ratio(as_scalar=False) if hasattr(embed, "feat_ratio") else embed.patch_size
+        if unit % tall or tall != wide:
+            raise ValueError(
+                f"unit = {unit} px: this model's patches are {tall} x {wide} px; use a multiple of that where they are "
+                f"square, or None"
+            )
+        return Grid(rows, cols, block=unit // tall)
 
     @contextmanager
     def masking(self, model: Any, unit: int | None, fill: float) -> Iterator[Masker]:
@@ -54,6 +58,11 @@ class TimmViT:
         """
         drop = self._sites.setdefault(model, KeepTokens(model.num_prefix_tokens))
         previous, armed = model.patch_drop, False
+        if previous is drop:
+            raise RuntimeError(
+                f"{type(model).__name__} is a masked sub branch already; applied() can't be nested on it"
+            )
+        drop.units = 0
 
         def mask(x: Tensor, keep: Tensor, count: int | None) -> Tensor:
             nonlocal armed

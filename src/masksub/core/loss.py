@@ -103,6 +103,8 @@ def _describe(criterion: Callable[..., Any]) -> tuple[TargetKind, Reduction] | s
         return f"does not carry the class weights of {criterion!r} over to the sub branch"
     if setting("sum_classes", False):
         return name, "sum-classes"
+    if keywords.keys() & {"size_average", "reduce"}:
+        return f"does not know the old size_average and reduce of {criterion!r}; say reduction="
     reduction = setting("reduction", "mean")
     if reduction not in ("mean", "sum"):
         return f"needs a criterion that returns one number, not reduction={reduction!r}"
@@ -126,6 +128,8 @@ def _origin(criterion: Callable[..., Any]) -> str:
         for cls in type(criterion).__mro__:
             if "forward" in vars(cls):
                 return f"{cls.__module__}.{cls.__qualname__}"
+    if hasattr(criterion, "__wrapped__"):
+        return ""  # carries the name of what it wraps, and is another formula
     return f"{getattr(criterion, '__module__', '')}.{getattr(criterion, '__qualname__', '')}"
 
 

@@ -165,8 +165,17 @@ class KeepTokens(nn.Module):
         self.reached = False
 
     def forward(self, x: Tensor) -> Tensor:
-        """Drop tokens of x (B, N, D) -> (B, prefix + K, D); with no indices set, x is passed on as it is."""
+        """Drop tokens of x (B, N, D) -> (B, prefix + K, D); with no indices set, x is passed on.
+
+        Raises:
+            RuntimeError: no choice was made for this forward, or the model has another number of tokens.
+        """
         self.reached = True
+        if self.units == 0:
+            raise RuntimeError(
+                "the model was not called through the object that was given to applied(), so nothing was drawn to mask; "
+                "call that very object"
+            )
         if self.indices is None:
             return x
         if x.shape[1] != self.prefix + self.units:

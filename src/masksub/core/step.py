@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from .branches import Branch
 from .loss import TargetKind, relaxed_target, soft_loss, soft_loss_like
@@ -60,7 +61,8 @@ class TwoBranchStep:
         sub_criterion: ``(sub_logits, target) -> scalar`` in place of the plain soft loss.
 
     Raises:
-        ValueError: a value out of range, or ``target="auto"`` with a criterion that is not known.
+        ValueError: a value out of range, or ``target="auto"`` with a criterion that is not known, or
+            split mode with a DistributedDataParallel of a static graph.
     """
 
     def __init__(
@@ -78,6 +80,8 @@ class TwoBranchStep:
             raise ValueError(f"mode = {mode!r}: the step runs 'split' or 'joint'")
         if target not in ("auto", "softmax", "sigmoid", "labels"):
             raise ValueError(f"target = {target!r}: one of 'auto', 'softmax', 'sigmoid', 'labels'")
+        if mode == "split" and isinstance(model, DistributedDataParallel) and model.static_graph:
+            raise ValueError("DistributedDataParallel(static_graph=True) can't skip a reduction; use mode='joint'")
         self.model = model
         self.criterion = criterion
         self.sub = sub
