@@ -21,6 +21,7 @@ from masksub.app.data import TrainBatches, open_source
 from masksub.app.errors import InputError, StoppedError
 from masksub.app.interrupt import InterruptedRun
 from masksub.app.models import create_model, create_optimizer, create_schedule
+from masksub.app.predict import evaluate_run
 from masksub.app.progress import Reporter
 from masksub.app.recipe import load_recipe
 from masksub.app.runs import RunFolder
@@ -176,6 +177,40 @@ def test_a_damaged_last_checkpoint_is_told_and_the_one_before_used(
     assert comparable(broken) == comparable(whole)
 
 
+def test_damage_is_told_by_eval_too_and_a_run_with_no_whole_checkpoint_is_not_begun_anew(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, recipe = tmp_path / "run", small("train.epochs=2")
+    train(recipe, run, reporter=quiet())
+    (run / "summary.json").unlink()
+    one, two = sorted((run / "checkpoints").glob("update-*"))
+    (two / "model.safetensors").write_bytes(b"cut")
+    evaluate_run(run)
+    said = capsys.readouterr().err.replace("\n", "")
+    assert "update-00000016 is refused" in said and "update-00000008 is used" in said
+    (one / "model.safetensors").write_bytes(b"cut")
+    with pytest.raises(StoppedError, match=r"no checkpoint of .* is whole"):
+        train(recipe, run, resume=True, reporter=quiet())
+    assert comparable(run), "the records are still there"
+
+
+def test_a_folder_that_was_never_finished_is_made_anew(tmp_path: Path) -> None:
+    (tmp_path / "run" / "checkpoints").mkdir(parents=True)
+    assert train(small("train.epochs=1"), tmp_path / "run", resume=True, reporter=quiet())["updates"] == 8
+
+
+def test_a_place_that_can_t_hold_a_run_is_named_first(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match=r"can't make a run folder, .*file is no folder"):
+        train(small(), tmp_path / "file" / "run", reporter=quiet())
+
+
+def test_a_stop_while_images_are_read_writes_nothing(tmp_path: Path) -> None:
+    with pytest.raises(InterruptedRun, match="while reading images"):
+        train(small(), tmp_path / "run", reporter=StopAt(128, "reading images"))
+    assert not (tmp_path / "run").exists()
+
+
 def test_plain_training_is_that_of_a_bare_loop(tmp_path: Path) -> None:
     """Same batches, same seeds, torch alone: the same weights, bit for bit."""
     recipe = small("method=plain", "model.kwargs.drop_path_rate=0.2", "model.attention=fused")
@@ -288,7 +323,7 @@ WRONG: dict[str, tuple[tuple[str, ...], str]] = {
     "optimizer": (("optim.name=adamv",), r"optim\.name = 'adamv'.*near names: .*adam"),
     "optimizer argument": (("optim.kwargs.beta=1",), r"optim\.name = 'adamw', optim\.kwargs = \{'beta': 1\}"),
     "warm-up": (("optim.warmup_epochs=3",), r"optim\.warmup_epochs = 3\.0: .* shorter than train\.epochs"),
-    "unit": (("sub.unit=3",), r"sub: unit = 3 px: this model's patches are 2 px"),
+    "unit": (("sub.unit=3",), r"sub: unit = 3 px: this model's patches are 2 x 2 px"),
     "nothing to mask": (("model.name=resnet18", "model.kwargs={}"), r"sub: .* masks nothing: .* 1 x 1 units"),
     "no such weights": (("model.weights=absent.pth",), r"model\.weights = 'absent\.pth': there is no such file"),
     "too few images": (("data.train_images=10",), r"10.*16|16.*10"),

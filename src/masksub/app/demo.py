@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import time
 from concurrent.futures import Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from multiprocessing.synchronize import Event
 from pathlib import Path
@@ -139,6 +140,10 @@ def _train_all(jobs: list[tuple[Recipe, Path]], reporter: Reporter) -> None:
                     raise InterruptedRun(
                         request.signum, "stopped on request; the same command goes on with what is missing"
                     )
+        except BrokenProcessPool:
+            if not request.signum:
+                raise
+            raise InterruptedRun(request.signum, "stopped on request; the same command goes on") from None
         except BaseException:
             stop.set()
             pool.shutdown(wait=False, cancel_futures=True)

@@ -82,6 +82,7 @@ def _sums(logits: Tensor, y: Tensor, kind: str) -> Tensor:
     hits = first == y.unsqueeze(1)
     confidence, predicted = probabilities.max(dim=1)
     correct = (predicted == y).double()
+    confidence = confidence.nan_to_num(0.0)  # logits that are no numbers show in the loss
     place = (confidence * BINS).long().clamp_(max=BINS - 1)
     zeros = torch.zeros(BINS, dtype=torch.float64)
     head = torch.stack([torch.tensor(float(len(y))), hits[:, 0].sum(), hits.sum(), loss]).double()

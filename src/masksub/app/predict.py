@@ -14,6 +14,7 @@ from .data.decode import load_image, prepare
 from .errors import InputError
 from .evaluate import evaluate
 from .models import create_model
+from .progress import Reporter
 from .runs import RunFolder
 from .settings import Recipe
 
@@ -91,6 +92,8 @@ def _load(path: Path, weights: Path | None) -> tuple[nn.Module, Recipe, list[str
         if last is None:
             why = "; ".join(refused) or "none has been written"
             raise InputError(f"{run.path} has no checkpoint to use: {why}")
+        for each in refused:
+            Reporter().warn(f"{each}; {last.path} is used")
         weights = last.weights
     load_weights(model, weights)
     return model.eval(), recipe, classes

@@ -67,6 +67,11 @@ class RunFolder:
         """Whether there is anything at the path."""
         return self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir()))
 
+    @property
+    def begun(self) -> bool:
+        """Whether the folder was made to the end; what a process killed before that left is made anew."""
+        return (self.path / "recipe.yaml").exists()
+
     def create(self, recipe: Recipe, classes: list[str], command: list[str]) -> None:
         """Write what is known before the first update."""
         self.checkpoints.mkdir(parents=True, exist_ok=True)

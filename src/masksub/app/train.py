@@ -7,6 +7,8 @@ the optimizer and the number of updates. A resumed run on a CPU is bit-equal to 
 from __future__ import annotations
 
 import contextlib
+import math
+import os
 import resource
 import time
 from collections.abc import Iterator
@@ -65,7 +67,10 @@ def train(
     run = RunFolder(path)
     if run.exists and not (resume or overwrite):
         raise InputError(f"{run.path} exists: go on with --resume, or start anew with --overwrite (it is set aside)")
-    recipe = as_recorded(recipe, run) if resume and run.exists else recipe
+    parent = next(each for each in (run.path, *run.path.absolute().parents) if each.exists())
+    if not parent.is_dir() or not os.access(parent, os.W_OK):
+        raise InputError(f"{run.path}: can't make a run folder, {parent} is no folder that can be written to")
+    recipe = as_recorded(recipe, run) if resume and run.begun else recipe
     accelerator = create_accelerator(recipe)
     with reporter or Reporter(main=accelerator.is_main_process) as reporter, StopRequest() as request:
         return Trainer(recipe, run, accelerator, reporter, request).run(resume=resume)
@@ -101,12 +106,14 @@ class Trainer:
             accumulate=recipe.train.accumulate,
             num_classes=len(self.classes),
             smoothing=recipe.loss.smoothing,
-            progress=lambda done, total: reporter.step("reading images", done, total),
+            progress=self._reading,
             **place,
         )
         self.recipe = recipe.changed("data", cache=self.batches.held)
         eval_size = recipe.train.eval_batch_size or recipe.train.batch_size
-        self.eval_batches = EvalBatches(val_source, recipe.data, recipe.augment, batch_size=eval_size, **place)
+        self.eval_batches = EvalBatches(
+            val_source, recipe.data, recipe.augment, batch_size=eval_size, progress=self._reading, **place
+        )
         self.updates_per_epoch = self.batches.batches_per_epoch // recipe.train.accumulate
         self.updates = max(1, round(recipe.train.epochs * self.updates_per_epoch))
 
@@ -129,6 +136,11 @@ class Trainer:
         self.update = 0
         self.spent = {"seconds": 0.0, "train_seconds": 0.0, "data_seconds": 0.0, "flops": 0.0}
         self.window = LossWindow()
+
+    def _reading(self, done: int, total: int) -> None:
+        self.reporter.step("reading images", done, total)
+        if self.request.signum:
+            raise InterruptedRun(self.request.signum, "stopped on request while reading images; nothing was trained")
 
     def run(self, *, resume: bool) -> dict[str, Any]:
         """All updates that are still to do, evaluations and checkpoints between them, and the summary."""
@@ -184,7 +196,9 @@ class Trainer:
             self.window.add(out)
             self.spent["flops"] += self.flops.per_image(ratio, weight) * len(x) * self.accelerator.num_processes
         self._stop_if_not_finite()
-        self.window.gradient_norm = self._clip()
+        self.window.gradient_norm = norm = self._clip()
+        if norm is not None and not math.isfinite(norm) and self.accelerator.scaler is None:
+            raise StoppedError(self._why_stopped("norm of the gradient"))
         self.optimizer.step()
         self.update += 1
         if self.ema is not None:
@@ -209,14 +223,16 @@ class Trainer:
         """NaN or infinity in either branch's loss, on any process: stop before it reaches the weights."""
         bad = self.window.not_finite()
         if self._anywhere(bad is not None):
-            lr = self.optimizer.param_groups[0]["lr"]
-            last = checkpoints.latest(self.folder.checkpoints, self.reporter.warn)
-            kept = f"the last good checkpoint is {last.path}" if last else "no checkpoint had been written yet"
-            raise StoppedError(
-                f"the loss of the {bad or 'other process'} is not finite at update {self.update + 1} of {self.updates} "
-                f"(learning rate {lr:.3g}); stopped before the optimizer step, {kept}. "
-                f"Try a lower optim.lr, optim.clip_norm, or train.precision=bf16"
-            )
+            raise StoppedError(self._why_stopped(f"loss of the {bad or 'other process'}"))
+
+    def _why_stopped(self, what: str) -> str:
+        lr = self.optimizer.param_groups[0]["lr"]
+        last = checkpoints.latest(self.folder.checkpoints, self.reporter.warn)
+        kept = f"the last good checkpoint is {last.path}" if last else "no checkpoint had been written yet"
+        return (
+            f"the {what} is not finite at update {self.update + 1} of {self.updates} (learning rate {lr:.3g}); stopped "
+            f"before the optimizer step, {kept}. Try a lower optim.lr, optim.clip_norm, or train.precision=bf16"
+        )
 
     def _evaluate_where_due(self, events: Any) -> None:
         every = max(1, round(self.recipe.train.eval_every * self.updates_per_epoch))
@@ -234,6 +250,8 @@ class Trainer:
             autocast=self.accelerator.autocast,
         )
         self.spent["seconds"] += time.perf_counter() - began
+        if not math.isfinite(result["loss"]):
+            raise StoppedError(self._why_stopped("loss of the evaluation"))
         self._record(events, {"kind": "eval", **self._place(), **result})
         epoch = self.update / self.updates_per_epoch
         self.reporter.line(
@@ -285,6 +303,11 @@ class Trainer:
 
     def _restore(self) -> None:
         last = checkpoints.latest(self.folder.checkpoints, self.reporter.warn)
+        if last is None and any(self.folder.checkpoints.glob("update-*")):
+            raise StoppedError(
+                f"no checkpoint of {self.folder.path} is whole; to start from the beginning, use --overwrite (the "
+                f"run is set aside)"
+            )
         if last is None:
             self.reporter.line(f"{self.folder.path} has no checkpoint yet; starting from the beginning")
         else:
@@ -331,7 +354,12 @@ class Trainer:
             ),
             "peak_memory_of": "allocated on the GPU" if on_gpu else "the whole process",
             "skipped_images": self.batches.skipped,
+            "skipped_validation_images": self.eval_batches.skipped,
         }
+        for batches, which in ((self.batches, "training"), (self.eval_batches, "validation")):
+            if batches.skipped:
+                files = "; ".join(batches.skipped_files)
+                self.reporter.warn(f"{batches.skipped} {which} image(s) could not be read and were skipped: {files}")
         if self.accelerator.is_main_process:
             self.folder.write_summary(summary)
         return summary
@@ -339,7 +367,7 @@ class Trainer:
     def _open_folder(self, resume: bool) -> None:
         if self.folder.exists and not resume:
             self.reporter.line(f"the folder that was there is now {self.folder.set_aside()}")
-        if not self.folder.exists:
+        if not self.folder.begun:
             self.folder.create(self.recipe, self.classes, command_line())
 
     def _stream(self) -> Iterator[tuple[Tensor, Tensor]]:

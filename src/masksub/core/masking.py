@@ -173,8 +173,8 @@ class KeepTokens(nn.Module):
         self.reached = True
         if self.units == 0:
             raise RuntimeError(
-                "the model was not called through the object that was given to applied(), so nothing was drawn to mask; "
-                "call that very object"
+                "the model was not called through the object that was given to applied(), so nothing was drawn to "
+                "mask; call that very object"
             )
         if self.indices is None:
             return x
