@@ -7,6 +7,7 @@ for PyTorch. Importing this package loads torch and nothing else.
 from masksub import adapters as adapters
 from masksub.core import schedule as schedule
 from masksub.core.branches import Branch, MaskSub
+from masksub.core.filling import add_mask_token, without_mask_token
 from masksub.core.loss import relaxed_target
 from masksub.core.masking import sample_keep, sample_keep_blocks
 from masksub.core.methods import METHODS
@@ -21,8 +22,10 @@ __all__ = [
     "StepOutput",
     "TwoBranchStep",
     "__version__",
+    "add_mask_token",
     "relaxed_target",
     "sample_keep",
     "sample_keep_blocks",
     "schedule",
+    "without_mask_token",
 ]

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 import masksub
 from masksub.core.adapter import find_adapter
-from masksub.core.masking import blank_pixels
+from masksub.core.masking import sample_keep_among
+from tests.cases.case import call_of, logits_of
 from tests.models import CASES, Case
 
 pytestmark = pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
@@ -30,64 +31,96 @@ def state(model: nn.Module) -> dict[str, object]:
     }
 
 
+def some_keep(case: Case, model: nn.Module, x: object, ratio: float = 0.5) -> Tensor:
+    """A choice of visible units for this input, as the adapter's grid allows it."""
+    grid = find_adapter(model).grid(model, call_of(x), None)  # type: ignore[arg-type]
+    if grid.maskable is not None:
+        return sample_keep_among(grid.maskable, ratio)
+    return masksub.sample_keep(call_of(x).x.shape[0], grid.units, ratio)  # type: ignore[arg-type]
+
+
 def test_how_it_is_masked(case: Case) -> None:
-    model = case.build()
+    model = case.model()
     adapter = find_adapter(model)
     assert adapter.how == case.how
-    assert adapter.grid(model, case.inputs()[0], None).units == case.units
+    assert adapter.prefix(model) == case.prefix
+    assert adapter.grid(model, call_of(case.inputs()[0]), None).units == case.units
+    assert adapter.where and adapter.why(model)
 
 
 def test_ratio_zero_in_eval_mode_is_bit_equal(case: Case) -> None:
-    model, (x, _) = case.build().eval(), case.inputs()
-    expected = model(x)
+    model, (x, _) = case.model().eval(), case.inputs()
+    expected = logits_of(model, x)
     with masksub.MaskSub(0.0).applied(model):
-        assert torch.equal(model(x), expected)
+        assert torch.equal(logits_of(model, x), expected)
 
 
 def test_keep_of_all_units_is_bit_equal(case: Case) -> None:
-    model, (x, _) = case.build().eval(), case.inputs()
-    expected = model(x)
-    with masksub.MaskSub(0.5).applied(model, keep=torch.ones(len(x), case.units, dtype=torch.bool)):
-        assert torch.equal(model(x), expected)
+    model, (x, _) = case.model().eval(), case.inputs()
+    expected = logits_of(model, x)
+    everything = torch.ones(len(expected), case.units, dtype=torch.bool)
+    with masksub.MaskSub(0.5).applied(model, keep=everything):
+        assert torch.equal(logits_of(model, x), expected)
 
 
 def test_state_dict_and_model_are_as_before(case: Case) -> None:
-    model, (x, _) = case.build(), case.inputs()
+    model, (x, _) = case.model(), case.inputs()
+    logits_of(model, x)  # what a model caches at its first forward is its own matter
     before, keys = state(model), list(model.state_dict())
     with masksub.MaskSub(0.5).applied(model):
         assert list(model.state_dict()) == keys
-        model(x)
+        logits_of(model, x)
     assert state(model) == before
 
 
 def test_model_is_restored_after_an_exception(case: Case) -> None:
-    model, (x, _) = case.build().eval(), case.inputs()
-    before, expected = state(model), model(x)
+    model, (x, _) = case.model().eval(), case.inputs()
+    expected = logits_of(model, x)
+    before = state(model)
     with pytest.raises(KeyError, match="from inside"), masksub.MaskSub(0.5).applied(model):
-        model(x)
+        logits_of(model, x)
         raise KeyError("from inside")
     assert state(model) == before
-    assert torch.equal(model(x), expected)
+    assert torch.equal(logits_of(model, x), expected)
 
 
 def test_masked_units_do_not_matter_and_visible_ones_do(case: Case) -> None:
-    """Other pixels in the masked units leave the logits bit-equal; other pixels in the visible ones change them."""
-    model, (x, _) = case.build().eval(), case.inputs(2)
-    adapter = find_adapter(model)
-    grid = adapter.grid(model, x, None)
-    unit = x.shape[-2] // grid.rows if case.how == "drop" else 32
-    keep = masksub.sample_keep(2, grid.units, 0.5)
-    noise = torch.randn_like(x)
+    """Other content in the masked units leaves the logits bit-equal; in the visible ones it changes them."""
+    model, (x, _) = case.model().eval(), case.inputs(2)
+    grid = find_adapter(model).grid(model, call_of(x), None)
+    keep = some_keep(case, model, x)
+    cells = (grid.rows, grid.cols)
     with masksub.MaskSub(0.5).applied(model, keep=keep):
-        expected = model(x)
-        assert torch.equal(model(blank_pixels(x, keep, unit) + (noise - blank_pixels(noise, keep, unit))), expected)
-        assert not torch.allclose(model(x + blank_pixels(noise, keep, unit)), expected)
+        expected = logits_of(model, x)
+        assert torch.equal(logits_of(model, case.changed(x, keep, cells, visible=False)), expected)
+        assert not torch.allclose(logits_of(model, case.changed(x, keep, cells, visible=True)), expected)
+
+
+def test_masking_changes_the_logits(case: Case) -> None:
+    """Else the sub branch is the main branch."""
+    model, (x, _) = case.model().eval(), case.inputs()
+    plain = logits_of(model, x)
+    with masksub.MaskSub(0.5).applied(model):
+        assert not torch.allclose(logits_of(model, x), plain)
+
+
+def test_dropped_units_are_those_not_kept(case: Case) -> None:
+    """Two choices with other units give other logits; the same choice gives the same."""
+    model, (x, _) = case.model().eval(), case.inputs()
+    first = some_keep(case, model, x)
+    second = some_keep(case, model, x)
+    assert not torch.equal(first, second)
+    results = []
+    for keep in (first, first, second):
+        with masksub.MaskSub(0.5).applied(model, keep=keep):
+            results.append(logits_of(model, x))
+    assert torch.equal(results[0], results[1]) and not torch.equal(results[0], results[2])
 
 
 def test_split_and_joint_give_the_same_gradient(case: Case) -> None:
     x, y = case.inputs()
-    keep = masksub.sample_keep(len(x), case.units, 0.5)
-    one = case.build()
+    one = case.model()
+    keep = some_keep(case, one, x)
     two = copy.deepcopy(one)
     outs = []
     for model, mode in ((one, "split"), (two, "joint")):
@@ -96,24 +129,25 @@ def test_split_and_joint_give_the_same_gradient(case: Case) -> None:
         outs.append(step(x, y, keep=keep))
     torch.testing.assert_close(outs[0].loss, outs[1].loss)
     torch.testing.assert_close(gradients(one), gradients(two))
-    assert len(gradients(one)) == len(list(one.parameters()))
+    assert gradients(one).keys() == {name for name, p in one.named_parameters() if p.requires_grad} - case.unused
 
 
 def test_same_generator_same_result_and_another_choice_each_time(case: Case) -> None:
-    model, (x, _) = case.build().eval(), case.inputs()
+    model, (x, _) = case.model().eval(), case.inputs()
     results = []
     for seed in (7, 7, 8):
         with masksub.MaskSub(0.5).applied(model, generator=torch.Generator().manual_seed(seed)):
-            results.append(model(x))
+            results.append(logits_of(model, x))
     assert torch.equal(results[0], results[1]) and not torch.equal(results[0], results[2])
 
 
 def test_wrong_keep_is_refused(case: Case) -> None:
-    model, (x, _) = case.build(), case.inputs()
+    model, (x, _) = case.model(), case.inputs()
+    rows = call_of(x).x.shape[0]
     for keep, message in (
-        (torch.ones(len(x), case.units + 1, dtype=torch.bool), "torch.bool of shape"),
-        (torch.ones(len(x), case.units), "keep is torch.float32"),
-        (torch.zeros(len(x), case.units, dtype=torch.bool), "nothing is visible"),
+        (torch.ones(rows, case.units + 1, dtype=torch.bool), "torch.bool of shape"),
+        (torch.ones(rows, case.units), "keep is torch.float32"),
+        (torch.zeros(rows, case.units, dtype=torch.bool), "nothing is visible"),
     ):
         with pytest.raises(ValueError, match=message), masksub.MaskSub(0.5).applied(model, keep=keep):
-            model(x)
+            logits_of(model, x)

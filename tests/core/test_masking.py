@@ -7,15 +7,9 @@ import itertools
 import pytest
 import torch
 
-from masksub.core.masking import (
-    KeepTokens,
-    blank_pixels,
-    drop_tokens,
-    keep_count,
-    kept_indices,
-    sample_keep,
-    sample_keep_blocks,
-)
+from masksub.core.dropping import Choice
+from masksub.core.masking import keep_count, kept_indices, sample_keep, sample_keep_among, sample_keep_blocks
+from masksub.core.removal import blank_pixels, drop_pairs, drop_positions, drop_tokens
 
 
 @pytest.mark.parametrize("ratio", [0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 0.99])
@@ -91,10 +85,42 @@ def test_dropping_keeps_the_prefix_and_the_visible_tokens_in_order(prefix: int) 
 
 
 def test_keep_tokens_refuses_a_token_count_it_does_not_know() -> None:
-    drop = KeepTokens(prefix=1)
-    drop.units, drop.indices = 9, torch.zeros(2, 3, dtype=torch.long)
+    choice = Choice(prefix=1)
+    choice.units, choice.indices = 9, torch.zeros(2, 3, dtype=torch.long)
     with pytest.raises(RuntimeError, match="17 tokens where 1 prefix tokens \\+ 9 units"):
-        drop(torch.randn(2, 17, 4))
+        choice.drop(torch.randn(2, 17, 4))
+
+
+@pytest.mark.parametrize("ratio", [0.0, 0.3, 0.5, 0.9])
+def test_rows_of_different_length_keep_the_same_share_of_their_own(ratio: float) -> None:
+    """Else long sentences are masked less, or special and padding tokens are masked (transformers#1395)."""
+    lengths = [0, 1, 2, 7, 20, 30]
+    maskable = torch.arange(34) < torch.tensor(lengths)[:, None] + 1
+    maskable[:, 0] = False  # the class token
+    keep = sample_keep_among(maskable, ratio, generator=torch.Generator().manual_seed(0))
+    assert bool(keep[~maskable].all())
+    expected = [0 if length == 0 else keep_count(length, ratio) for length in lengths]
+    assert (keep & maskable).sum(dim=1).tolist() == expected
+
+
+def test_choice_among_maskable_units_is_uniform() -> None:
+    """Chi-square over the 6 subsets of 2 out of 4; 20.5 is the 0.1 % point for 5 degrees of freedom."""
+    maskable = torch.tensor([False, True, True, False, True, True]).expand(30_000, 6)
+    keep = sample_keep_among(maskable, 0.5, generator=torch.Generator().manual_seed(0))
+    code = (keep[:, [1, 2, 4, 5]] * 2 ** torch.arange(4)).sum(dim=1)
+    counts = torch.bincount(code, minlength=16)[[3, 5, 6, 9, 10, 12]]
+    assert int(counts.sum()) == 30_000
+    assert float(((counts - 5000.0) ** 2 / 5000.0).sum()) < 20.5
+
+
+def test_pairs_and_positions_of_the_visible_units_are_gathered() -> None:
+    """Else relative and rotary positions belong to other tokens (pytorch-image-models#2549, #2692)."""
+    indices = kept_indices(sample_keep(3, 7, 0.5), 3)
+    table, bias = torch.randn(7, 4), torch.randn(1, 2, 9, 9)
+    tokens = torch.cat((torch.tensor([[0, 1]]).expand(3, 2), indices + 2), dim=1)
+    for row in range(3):
+        assert torch.equal(drop_positions(table, indices)[row], table[indices[row]])
+        assert torch.equal(drop_pairs(bias, indices, prefix=2)[row], bias[0][:, tokens[row]][:, :, tokens[row]])
 
 
 def test_pixels_are_blanked_where_keep_is_false() -> None:

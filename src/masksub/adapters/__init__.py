@@ -7,11 +7,13 @@ and one row.
 from masksub.core.adapter import Adapter, register
 
 from .pixels import PixelBlocks
+from .timm_eva import TimmEva
 from .timm_vit import TimmViT
+from .timm_windows import TimmWindows
 
 __all__ = ["FAMILIES"]
 
-FAMILIES: tuple[Adapter, ...] = (TimmViT(), PixelBlocks())
+FAMILIES: tuple[Adapter, ...] = (TimmViT(), TimmEva(), TimmWindows(), PixelBlocks())
 
 for _adapter in reversed(FAMILIES):
     register(_adapter)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from masksub.core.adapter import find_adapter
 from masksub.core.branches import MaskSub
+from masksub.core.call import Call
 from masksub.core.flops import step_flops
 from masksub.core.masking import keep_count
 from masksub.core.methods import METHODS
@@ -44,7 +45,7 @@ class FlopTable:
         if METHODS[recipe.method].settings(0.5, 0.5)[0] > 0:
             x = torch.empty(self._shape, device="meta")
             with _wrong_input():
-                self._units = find_adapter(model).grid(model, x, recipe.sub.unit).units
+                self._units = find_adapter(model).grid(model, Call((x,)), recipe.sub.unit).units
 
     def per_image(self, ratio: float, weight: float) -> float:
         """Operations of forward and backward of the branches that run at this ratio and weight.

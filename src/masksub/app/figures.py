@@ -12,7 +12,8 @@ import torch
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
-from masksub.core.masking import blank_pixels, sample_keep
+from masksub.core.masking import sample_keep
+from masksub.core.removal import blank_pixels
 
 from .data import EvalBatches, open_source
 from .runs import RunFolder

@@ -13,16 +13,24 @@ from typing import Literal, Protocol
 
 from torch import Tensor, nn
 
-__all__ = ["Adapter", "Grid", "Masker", "find_adapter", "register", "registered"]
+from .call import Call
+
+__all__ = ["Adapter", "Grid", "Masker", "find_adapter", "patch_grid", "register", "registered"]
 
 
 @dataclass(frozen=True)
 class Grid:
-    """The maskable units of one input: ``rows`` x ``cols`` cells, chosen in squares of ``block`` x ``block`` cells."""
+    """The units of one batch of inputs: ``rows`` x ``cols`` cells, chosen in squares of ``block`` x ``block`` cells.
+
+    Attributes:
+        maskable: boolean (B, L) where inputs of one batch have different units (sentences); None where all of them may
+            be masked.
+    """
 
     rows: int
     cols: int
     block: int = 1
+    maskable: Tensor | None = None
 
     @property
     def units(self) -> int:
@@ -30,9 +38,9 @@ class Grid:
         return self.rows * self.cols
 
 
-Masker = Callable[[Tensor, Tensor, "int | None"], Tensor]
-"""Called before each forward with the model's input, ``keep`` (B, L) and the number of visible units of each row (None
-if rows differ). Returns the input that the model shall see."""
+Masker = Callable[[Call, Tensor, "int | None"], Call]
+"""Called before each forward with the model's call, ``keep`` (B, L) and the number of visible units of each row (None
+if rows differ). Returns the call that the model shall get."""
 
 
 class Adapter(Protocol):
@@ -44,20 +52,33 @@ class Adapter(Protocol):
         ...
 
     @property
-    def how(self) -> Literal["drop", "fill", "pixels"]:
-        """Tokens dropped, cells filled, or pixels blanked."""
+    def how(self) -> Literal["drop", "fill", "replace", "pixels"]:
+        """Tokens dropped, cells of the embedding filled, tokens replaced by the mask token, or pixels blanked."""
+        ...
+
+    @property
+    def where(self) -> str:
+        """The place in the model, in words."""
         ...
 
     def matches(self, model: nn.Module) -> bool:
         """Whether this adapter knows how to mask ``model``. Must not import the library it looks for."""
         ...
 
-    def grid(self, model: nn.Module, x: Tensor, unit: int | None) -> Grid:
-        """The maskable units of input ``x``.
+    def why(self, model: nn.Module) -> str:
+        """Why ``model`` is masked in this way and not a better one, one sentence."""
+        ...
+
+    def prefix(self, model: nn.Module) -> int:
+        """Number of tokens before the units (class, distillation, registers) that are never masked."""
+        ...
+
+    def grid(self, model: nn.Module, call: Call, unit: int | None) -> Grid:
+        """The maskable units of one call of the model.
 
         Args:
             model: the unwrapped model.
-            x: the model's input, batch first.
+            call: what it is called with; its input may be on the meta device.
             unit: side in pixels of the square that is masked as one; None for the family's usual one.
 
         Raises:
@@ -65,13 +86,39 @@ class Adapter(Protocol):
         """
         ...
 
-    def masking(self, model: nn.Module, unit: int | None, fill: float) -> AbstractContextManager[Masker]:
+    def masking(self, model: nn.Module, unit: int | None, fill: float | str) -> AbstractContextManager[Masker]:
         """Prepare ``model``; on exit, also after an exception, it is as before.
 
         Raises:
+            ValueError: the family has no such fill.
             RuntimeError: on exit, if the model ran but never came by the place where it is masked.
         """
         ...
+
+
+def patch_grid(x: Tensor, cells: tuple[int, int], patch: tuple[int, int], unit: int | None) -> Grid:
+    """The grid of an image model that cuts its input into patches.
+
+    Args:
+        x: the input, (B, C, H, W).
+        cells: rows and columns of patches.
+        patch: height and width of a patch in pixels.
+        unit: side in pixels of the square that is masked as one, a multiple of the patch size; None for one patch.
+
+    Raises:
+        ValueError: not an image, or the patches do not divide the unit.
+    """
+    if x.ndim != 4:
+        raise ValueError(f"a vision transformer needs images (B, C, H, W), not an input of shape {tuple(x.shape)}")
+    if unit is None:
+        return Grid(*cells)
+    tall, wide = patch
+    if unit % tall or tall != wide:
+        raise ValueError(
+            f"unit = {unit} px: this model's patches are {tall} x {wide} px; use a multiple of that where they are "
+            f"square, or None"
+        )
+    return Grid(*cells, block=unit // tall)
 
 
 _ADAPTERS: list[Adapter] = []

@@ -4,55 +4,138 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from .adapter import Grid, find_adapter
-from .masking import keep_count, sample_keep_blocks
-from .wrappers import input_replaced, unwrap
+from .batch_norm import BatchNorm, check_batch_norm, statistics_kept
+from .call import Call, calls_replaced
+from .masking import keep_count, sample_keep_among, sample_keep_blocks
+from .wrappers import unwrap
 
 __all__ = ["Branch", "MaskSub"]
 
 
 class Branch(ABC):
-    """A sub branch: for the time of a ``with`` block, the same weights are a smaller model."""
+    """A sub branch: for the time of a ``with`` block, the same weights are a smaller model.
 
-    @abstractmethod
+    Branches add up: ``MaskSub(0.5) + PathSub(0.1)`` masks and drops paths.
+
+    Args:
+        bn: what the branch does to running statistics of batch norm. "shared": both branches update them (the paper's
+            behaviour), so that evaluation normalises by a mixture of whole and masked inputs. "main": the branch
+            normalises by its own batch and updates nothing, so that evaluation, which never masks, normalises by whole
+            inputs alone.
+    """
+
+    mutual = False
+    """Whether both branches of a step are drawn from this branch and learn from each other (CoSub)."""
+    inside_blocks = True
+    """Whether it changes what happens inside blocks: then recomputed activations (gradient checkpointing) need it in
+    force during backward too."""
+
+    def __init__(self, bn: BatchNorm = "shared") -> None:
+        check_batch_norm(bn)
+        self.bn = bn
+
+    @contextmanager
     def applied(
         self, model: nn.Module, *, keep: Tensor | None = None, generator: torch.Generator | None = None
-    ) -> AbstractContextManager[None]:
+    ) -> Iterator[None]:
         """A context in which ``model(x)`` is the sub branch. On exit, also after an exception, the model is as before.
+
+        A new choice is drawn at every forward. Evaluation is never touched: outside the context the model is as it was;
+        inside it the branch is in force in training and in eval mode alike. With gradient checkpointing run backward
+        inside the context too.
 
         Args:
             model: the very object that will be called (a DDP or compiled wrapper, not what is inside).
-            keep: fixes the choice of visible units instead of drawing it.
+            keep: fixes the choice of visible units instead of drawing it: boolean (B, L), ``True`` = visible.
             generator: source of randomness; the global generator of the input's device if None.
+
+        Raises:
+            ValueError: on entry or at the forward: the branch would change nothing, or ``keep`` does not fit.
+            RuntimeError: at the forward or on exit: the model never came by the place that is changed.
         """
+        with self._changed(model, keep, generator), statistics_kept(unwrap(model), self.bn):
+            yield
+
+    @abstractmethod
+    def _changed(
+        self, model: nn.Module, keep: Tensor | None, generator: torch.Generator | None
+    ) -> AbstractContextManager[None]:
+        """The context of ``applied``, but for batch norm."""
+
+    def __add__(self, other: object) -> Branch:
+        if not isinstance(other, Branch):
+            return NotImplemented
+        return _Sum(*(part for side in (self, other) for part in (side.parts if isinstance(side, _Sum) else (side,))))
+
+
+class _Sum(Branch):
+    """Several branches in force at once."""
+
+    def __init__(self, *parts: Branch) -> None:
+        kinds = [type(part) for part in parts]
+        if twice := next((kind.__name__ for kind in kinds if kinds.count(kind) > 1), None):
+            raise ValueError(f"{' + '.join(map(repr, parts))}: {twice} stands there twice; give it one rate")
+        if any(part.mutual for part in parts):
+            raise ValueError(f"{' + '.join(map(repr, parts))}: CoSub draws both branches and can't be added to others")
+        super().__init__("main" if any(part.bn == "main" for part in parts) else "shared")
+        self.parts = parts
+        self.inside_blocks = any(part.inside_blocks for part in parts)
+
+    def __repr__(self) -> str:
+        return " + ".join(map(repr, self.parts))
+
+    @contextmanager
+    def _changed(self, model: nn.Module, keep: Tensor | None, generator: torch.Generator | None) -> Iterator[None]:
+        with ExitStack() as stack:
+            for part in self.parts:
+                stack.enter_context(part._changed(model, keep, generator))
+            yield
 
 
 class MaskSub(Branch):
     """Mask a share of the input at random (MaskSub, arXiv 2306.11339, section 3.1).
 
-    Tokens are really dropped where the model allows it; elsewhere blocks of pixels are blanked.
+    Tokens are really dropped where the model allows it; elsewhere cells of the embedding are filled, tokens of a text
+    replaced by the mask token, or blocks of pixels blanked.
 
     Args:
         ratio: share of units that is masked, 0 <= ratio < 1; 0.5 in the paper. May be changed between steps.
         unit: side in pixels of the square that is masked as one. None: one patch where tokens are dropped, 32 px
-            where pixels are blanked.
-        fill: value of a blanked pixel, for models masked in pixels; 0 is "nothing" after normalisation.
+            where cells are filled or pixels blanked.
+        fill: value of a masked cell or pixel, where these are not dropped; 0 is "nothing" after normalisation. "token":
+            the learnable mask token of a model masked by cells, see ``add_mask_token``.
+        bn: batch-norm statistics, see ``Branch``.
 
     Raises:
-        ValueError: ratio or unit out of range.
+        ValueError: a value out of range.
     """
 
-    def __init__(self, ratio: float = 0.5, *, unit: int | None = None, fill: float = 0.0) -> None:
+    inside_blocks = False
+
+    def __init__(
+        self,
+        ratio: float = 0.5,
+        *,
+        unit: int | None = None,
+        fill: float | Literal["token"] = 0.0,
+        bn: BatchNorm = "shared",
+    ) -> None:
+        super().__init__(bn)
         if unit is not None and unit < 1:
             raise ValueError(f"unit = {unit!r}: the side of a masked square must be at least 1 pixel")
+        if isinstance(fill, str) and fill != "token":
+            raise ValueError(f"fill = {fill!r}: a number, or 'token' for the model's learnable mask token")
         self.ratio = ratio
         self.unit = unit
         self.fill = fill
+        self.inside_blocks = bn == "main"
 
     @property
     def ratio(self) -> float:
@@ -65,48 +148,41 @@ class MaskSub(Branch):
         self._ratio = value
 
     def __repr__(self) -> str:
-        return f"MaskSub(ratio={self.ratio}, unit={self.unit}, fill={self.fill})"
+        return f"MaskSub(ratio={self.ratio}, unit={self.unit}, fill={self.fill!r}, bn={self.bn!r})"
 
     @contextmanager
-    def applied(
-        self, model: nn.Module, *, keep: Tensor | None = None, generator: torch.Generator | None = None
-    ) -> Iterator[None]:
-        """A context in which ``model(x)`` sees only a part of x. See ``Branch.applied``.
-
-        A new choice is drawn at every forward, from ``generator`` if given, unless ``keep`` fixes it. Evaluation is
-        never masked: outside the context the model is as it was, in training and in eval mode alike.
-
-        Args:
-            model: the very object that will be called.
-            keep: boolean (B, L), ``True`` = visible; where tokens are dropped, with equally many in each row.
-            generator: source of randomness.
-
-        Raises:
-            ValueError: at the forward: ``keep`` does not fit the input, or nothing would be masked.
-            RuntimeError: at the forward or on exit: the model never came by the place where it is masked.
-        """
+    def _changed(self, model: nn.Module, keep: Tensor | None, generator: torch.Generator | None) -> Iterator[None]:
         inner = unwrap(model)
         adapter = find_adapter(inner)
         with adapter.masking(inner, self.unit, self.fill) as masker:
 
-            def mask(x: Tensor) -> Tensor:
-                grid = adapter.grid(inner, x, self.unit)
+            def mask(call: Call) -> Call:
+                grid = adapter.grid(inner, call, self.unit)
                 if keep is not None:
-                    return masker(x, keep.to(x.device), _row_count(keep, x.shape[0], grid.units))
-                return masker(x, self._sample(x, grid, generator), keep_count(grid.units, self.ratio))
+                    device = call.x.device
+                    return masker(call, keep.to(device), _row_count(keep, call.x.shape[0], grid.units))
+                return masker(call, *self._sample(call.x, grid, generator))
 
-            with input_replaced(model, mask):
+            with calls_replaced(model, mask):
                 yield
 
-    def _sample(self, x: Tensor, grid: Grid, generator: torch.Generator | None) -> Tensor:
-        if self.ratio > 0 and keep_count(grid.units, self.ratio) == grid.units:
+    def _sample(self, x: Tensor, grid: Grid, generator: torch.Generator | None) -> tuple[Tensor, int | None]:
+        """A choice for this batch, and its number of visible units in each row (None if rows differ)."""
+        if grid.maskable is not None:
+            keep = sample_keep_among(grid.maskable, self.ratio, generator=generator)
+            # On the meta device, where operations are counted, there are no values to look at.
+            if self.ratio > 0 and not x.is_meta and bool(keep.all()):
+                raise ValueError(f"{self!r} masks nothing: no row has a token that may be masked and is not kept")
+            return keep, None
+        count = keep_count(grid.units, self.ratio)
+        if self.ratio > 0 and count == grid.units:
             raise ValueError(
                 f"{self!r} masks nothing: an input of shape {tuple(x.shape)} has {grid.rows} x {grid.cols} units and "
                 f"keeps {grid.units} of {grid.units}; use a smaller unit or a larger ratio"
             )
-        return sample_keep_blocks(
-            x.shape[0], (grid.rows, grid.cols), self.ratio, block=grid.block, generator=generator, device=x.device
-        )
+        cells = (grid.rows, grid.cols)
+        keep = sample_keep_blocks(x.shape[0], cells, self.ratio, block=grid.block, generator=generator, device=x.device)
+        return keep, count
 
 
 def _row_count(keep: Tensor, batch: int, units: int) -> int | None:

@@ -1,7 +1,6 @@
-"""Which units of an input stay visible, and how the others are removed.
+"""Which units of an input stay visible.
 
-Shape letters of this module: B batch, L maskable units of one input, N = prefix tokens + L, K kept units,
-D token width, C channels, H x W pixels.
+Shape letters of this module: B batch, L units of one input, K kept units.
 
 One convention everywhere: the mask is called ``keep`` and ``True`` means visible.
 """
@@ -9,9 +8,9 @@ One convention everywhere: the mask is called ``keep`` and ``True`` means visibl
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-__all__ = ["KeepTokens", "blank_pixels", "keep_count", "kept_indices", "sample_keep", "sample_keep_blocks"]
+__all__ = ["keep_count", "kept_indices", "sample_keep", "sample_keep_among", "sample_keep_blocks"]
 
 
 def keep_count(units: int, ratio: float) -> int:
@@ -112,6 +111,29 @@ def sample_keep_blocks(
     return keep.scatter_(1, visible, True).to(out_device)
 
 
+def sample_keep_among(maskable: Tensor, ratio: float, *, generator: torch.Generator | None = None) -> Tensor:
+    """Choose the visible units of rows that have different numbers of them, for example sentences in one batch.
+
+    Args:
+        maskable: boolean (B, L), ``True`` = may be masked; the others (special tokens, padding) are left alone.
+        ratio: share that is masked, 0 <= ratio < 1. A row with l maskable units keeps ``keep_count(l, ratio)`` of them,
+            uniformly among all subsets of that size; a row without any is left as it is.
+        generator: source of randomness, as in ``sample_keep``.
+
+    Returns:
+        Boolean tensor (B, L), ``True`` = visible; ``True`` wherever ``maskable`` is not.
+
+    Raises:
+        ValueError: ratio outside its range.
+    """
+    keep_count(1, ratio)
+    draw_device = generator.device if generator is not None else maskable.device
+    order = torch.rand(maskable.shape, generator=generator, device=draw_device).to(maskable.device)
+    rank = order.masked_fill(~maskable, 2.0).argsort(dim=1).argsort(dim=1)  # (B, L), maskable units first
+    counts = (maskable.sum(dim=1, keepdim=True).double() * (1 - ratio)).long().clamp(min=1)  # as keep_count
+    return (rank < counts) | ~maskable
+
+
 def kept_indices(keep: Tensor, count: int) -> Tensor:
     """Indices of the visible units in their original order.
 
@@ -125,80 +147,3 @@ def kept_indices(keep: Tensor, count: int) -> Tensor:
         Integer tensor (B, K), ascending in each row.
     """
     return keep.to(torch.uint8).argsort(dim=1, descending=True, stable=True)[:, :count]
-
-
-def drop_tokens(x: Tensor, indices: Tensor, prefix: int = 0) -> Tensor:
-    """Remove all tokens but the prefix and the chosen ones.
-
-    Args:
-        x: (B, N, D), the prefix tokens first.
-        indices: (B, K), which of the L = N - prefix units stay.
-        prefix: number of class, distillation or register tokens, never dropped.
-
-    Returns:
-        (B, prefix + K, D), differentiable.
-    """
-    batch, length, width = x.shape
-    if prefix:
-        head = torch.arange(prefix, device=x.device).expand(batch, prefix)
-        indices = torch.cat((head, indices + prefix), dim=1)
-    # Whole rows of one (B * N, D) matrix: contiguous copies forward, a row-wise add backward.
-    flat = indices + torch.arange(batch, device=x.device).unsqueeze(1) * length
-    return x.reshape(batch * length, width).index_select(0, flat.flatten()).view(batch, -1, width)
-
-
-class KeepTokens(nn.Module):
-    """Stands at the place of a model where tokens can be dropped while the sub branch is in force.
-
-    It has no parameters and no buffers. ``indices`` is set from outside before each forward, so that the random
-    choice is made outside whatever part of the model is compiled.
-
-    Args:
-        prefix: number of prefix tokens, never dropped.
-    """
-
-    def __init__(self, prefix: int) -> None:
-        super().__init__()
-        self.prefix = prefix
-        self.units = 0
-        self.indices: Tensor | None = None
-        self.reached = False
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Drop tokens of x (B, N, D) -> (B, prefix + K, D); with no indices set, x is passed on.
-
-        Raises:
-            RuntimeError: no choice was made for this forward, or the model has another number of tokens.
-        """
-        self.reached = True
-        if self.units == 0:
-            raise RuntimeError(
-                "the model was not called through the object that was given to applied(), so nothing was drawn to "
-                "mask; call that very object"
-            )
-        if self.indices is None:
-            return x
-        if x.shape[1] != self.prefix + self.units:
-            raise RuntimeError(
-                f"the model has {x.shape[1]} tokens where {self.prefix} prefix tokens + {self.units} units were "
-                f"expected; masksub can't tell which of them to drop"
-            )
-        return drop_tokens(x, self.indices, self.prefix)
-
-
-def blank_pixels(x: Tensor, keep: Tensor, unit: int, fill: float = 0.0) -> Tensor:
-    """Set the masked square blocks of an image to one value.
-
-    Args:
-        x: (B, C, H, W), floating point, normalised as the model expects it.
-        keep: boolean (B, ceil(H / unit) * ceil(W / unit)), row-major, ``True`` = visible.
-        unit: side of a block in pixels; blocks at the right and lower edge may be smaller.
-        fill: value of a masked pixel; 0 is the mean colour after normalisation.
-
-    Returns:
-        New tensor (B, C, H, W).
-    """
-    batch, _, height, width = x.shape
-    cells = keep.view(batch, 1, -(-height // unit), -(-width // unit))
-    pixels = cells.repeat_interleave(unit, dim=2).repeat_interleave(unit, dim=3)[..., :height, :width]
-    return torch.where(pixels, x, torch.as_tensor(fill, dtype=x.dtype, device=x.device))

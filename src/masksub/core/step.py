@@ -156,9 +156,12 @@ class TwoBranchStep:
                 backward((1 - self.weight) * loss_main)
             # The graph of the main branch ends here; holding no reference frees what backward has not.
             loss_main, logits = loss_main.detach(), logits.detach()
-        loss_sub, sub_logits = self._sub(self.model, x, self._target(logits, y), keep, generator)
-        backward(self.weight * loss_sub)
-        loss_sub = loss_sub.detach()
+        # Backward inside the branch: with gradient checkpointing it runs blocks again.
+        with self.sub.applied(self.model, keep=keep, generator=generator):
+            sub_logits = _logits(self.model, x)
+            loss_sub = self._sub_criterion(sub_logits, self._target(logits, y))
+            backward(self.weight * loss_sub)
+            loss_sub = loss_sub.detach()
         loss = (1 - self.weight) * loss_main + self.weight * loss_sub
         return StepOutput(loss, loss_main, loss_sub, logits, sub_logits.detach())
 

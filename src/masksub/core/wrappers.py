@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any, cast
+from contextlib import AbstractContextManager, nullcontext
+from typing import cast
 
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-__all__ = ["input_replaced", "unwrap", "unwrap_parallel", "without_gradient_sync"]
+__all__ = ["unwrap", "unwrap_parallel", "without_gradient_sync"]
 
 
 def unwrap_parallel(model: nn.Module) -> nn.Module:
@@ -42,44 +41,3 @@ def without_gradient_sync(model: nn.Module) -> AbstractContextManager[None]:
     """
     no_sync = getattr(model, "no_sync", None)
     return cast("AbstractContextManager[None]", no_sync()) if callable(no_sync) else nullcontext()
-
-
-@contextmanager
-def input_replaced(model: nn.Module, replace: Callable[[Tensor], Tensor]) -> Iterator[None]:
-    """While active, the first tensor that ``model`` is called with goes through ``replace``.
-
-    ``replace`` runs outside the compiled region, both for ``torch.compile(model)`` (whose wrapper runs its hooks
-    eagerly) and for ``model.compile()`` (whose hooks would be traced once and then go stale, so that its call is
-    wrapped instead).
-
-    Raises:
-        TypeError: at the call, if the model gets no tensor at all.
-    """
-
-    def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        for position, value in enumerate(args):
-            if isinstance(value, Tensor):
-                return (*args[:position], replace(value), *args[position + 1 :]), kwargs
-        for name, value in kwargs.items():
-            if isinstance(value, Tensor):
-                return args, {**kwargs, name: replace(value)}
-        raise TypeError(f"{type(model).__name__} was called without a tensor; masksub has nothing to mask")
-
-    compiled = getattr(model, "_compiled_call_impl", None)
-    if compiled is None:
-        handle = model.register_forward_pre_hook(hook, with_kwargs=True)
-        try:
-            yield
-        finally:
-            handle.remove()
-    else:
-
-        def call(*args: Any, **kwargs: Any) -> Any:
-            args, kwargs = hook(model, args, kwargs)
-            return compiled(*args, **kwargs)
-
-        model._compiled_call_impl = call
-        try:
-            yield
-        finally:
-            model._compiled_call_impl = compiled
