@@ -16,7 +16,6 @@ import os
 import platform
 import statistics
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -27,11 +26,11 @@ os.environ.setdefault("KINETO_LOG_LEVEL", "5")  # the profiler's own messages; r
 import timm
 import torch
 from torch import Tensor, nn
-from torch.profiler import ProfilerActivity, profile
 
 from masksub import MaskSub, TwoBranchStep
 from masksub.app.attention import choose_attention, set_attention
 from masksub.core.flops import step_flops
+from masksub.core.measurement import paired_seconds, peak_memory
 
 Step = Callable[[], object]
 MIB = 2**20
@@ -53,33 +52,6 @@ def flops(model: nn.Module, shape: tuple[int, ...], weight: float, ratio: float)
     return step_flops(model, run, shape)
 
 
-def peak_memory(run: Step, device: torch.device) -> int:
-    """Most bytes that ``run`` holds at one moment, beyond what was there before.
-
-    On a CPU: the running sum of every allocation and release that PyTorch's allocator reports to the profiler. That is
-    exact and the same at each run; the resident size of the process is neither, since the C library keeps what is
-    freed. Workspaces that a kernel library allocates by itself are not seen.
-    """
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-        run()
-        torch.cuda.synchronize()
-        return torch.cuda.max_memory_allocated() - before
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
-        run()
-    with tempfile.TemporaryDirectory() as folder:
-        trace = Path(folder, "trace.json")
-        recorded.export_chrome_trace(str(trace))
-        events = json.loads(trace.read_text())["traceEvents"]
-    held = peak = 0
-    for event in sorted((e for e in events if e.get("name") == "[memory]"), key=lambda e: e["ts"]):
-        held += event["args"]["Bytes"]
-        peak = max(peak, held)
-    return peak
-
-
 def check_peak_memory(device: torch.device) -> None:
     """Hold ``peak_memory`` against a case with a known answer: 4 + 8 - 4 + 2 MiB has its peak at 12."""
     options: dict[str, Any] = {"dtype": torch.uint8, "device": device}
@@ -94,24 +66,6 @@ def check_peak_memory(device: torch.device) -> None:
     found = peak_memory(run, device)
     if found != 12 * MIB:
         raise RuntimeError(f"peak_memory found {found / MIB} MiB where 12 were held")
-
-
-def times(
-    steps: tuple[Step, Step], repeats: int, device: torch.device, clock: Callable[[], float]
-) -> list[tuple[float, float]]:
-    """Seconds of each pair of steps; the order within a pair alternates. Two unmeasured pairs come first."""
-    pairs = []
-    for index in range(-2, repeats):
-        pair = [0.0, 0.0]
-        for which in (0, 1) if index % 2 else (1, 0):
-            start = clock()
-            steps[which]()
-            if device.type == "cuda":
-                torch.cuda.synchronize()
-            pair[which] = clock() - start
-        if index >= 0:
-            pairs.append((pair[0], pair[1]))
-    return pairs
 
 
 def measure(name: str, dtype: str, attention: str, args: argparse.Namespace, device: torch.device) -> dict[str, Any]:
@@ -140,7 +94,7 @@ def measure(name: str, dtype: str, attention: str, args: argparse.Namespace, dev
         return run
 
     steps = step(0.0), step(0.5)
-    pairs = times(steps, args.repeats, device, CLOCKS[args.clock])
+    pairs = paired_seconds(*steps, args.repeats, device, CLOCKS[args.clock])
     memory = []
     for run in steps:
         model.zero_grad(set_to_none=True)

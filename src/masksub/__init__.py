@@ -5,12 +5,16 @@ for PyTorch. Importing this package loads torch and nothing else.
 """
 
 from masksub import adapters as adapters
+from masksub.adapters.named_tokens import register, unregister
 from masksub.core import schedule as schedule
 from masksub.core.branches import Branch, MaskSub
+from masksub.core.dropouts import DropSub
 from masksub.core.filling import add_mask_token, without_mask_token
+from masksub.core.inspect import Inspection, inspect
 from masksub.core.loss import relaxed_target
 from masksub.core.masking import sample_keep, sample_keep_blocks
 from masksub.core.methods import METHODS
+from masksub.core.pathsub import CoSub, PathSub
 from masksub.core.step import StepOutput, TwoBranchStep
 
 __version__ = "0.1.0"
@@ -18,14 +22,21 @@ __version__ = "0.1.0"
 __all__ = [
     "METHODS",
     "Branch",
+    "CoSub",
+    "DropSub",
+    "Inspection",
     "MaskSub",
+    "PathSub",
     "StepOutput",
     "TwoBranchStep",
     "__version__",
     "add_mask_token",
+    "inspect",
+    "register",
     "relaxed_target",
     "sample_keep",
     "sample_keep_blocks",
     "schedule",
+    "unregister",
     "without_mask_token",
 ]

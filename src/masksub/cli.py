@@ -147,6 +147,39 @@ def predict(
 
 
 @app.command()
+def inspect(
+    model: Annotated[str, typer.Argument(help="A timm model, torchvision:NAME, hf:ARCHITECTURE or hf:FOLDER.")],
+    image_size: Annotated[int | None, typer.Option(min=1, help="Side of an image in pixels; the model's own.")] = None,
+    ratio: Annotated[float, typer.Option(help="Share of units that is masked.")] = 0.5,
+    variant: Annotated[
+        str, typer.Option(help="masksub, dropsub, pathsub or cosub; joined by + for several.")
+    ] = "masksub",
+    p: Annotated[float, typer.Option(help="Rate of dropsub, pathsub and cosub.")] = 0.1,
+    unit: Annotated[int | None, typer.Option(help="Side in pixels of what is masked as one.")] = None,
+    batch_size: Annotated[int, typer.Option(min=2, help="Inputs of a measured step.")] = 8,
+    measure: Annotated[bool, typer.Option(help="Measure time and memory on this machine.")] = True,
+    as_json: JsonOption = False,
+) -> None:
+    """How and where a model will be masked, and what a two-branch step costs. Random weights, nothing is downloaded.
+
+    Example: masksub inspect vit_small_patch16_224 --ratio 0.5 --variant masksub+pathsub
+    """
+    from masksub.app.inspect import inspect_named
+
+    found = inspect_named(
+        model,
+        variant=variant,
+        ratio=ratio,
+        p=p,
+        unit=unit,
+        image_size=image_size,
+        batch_size=batch_size,
+        measure=measure,
+    )
+    _print(found.as_dict(), as_json, str(found))
+
+
+@app.command()
 def schema() -> None:
     """Print the JSON schema of a recipe, for editors.
 

@@ -2,152 +2,16 @@
 
 from __future__ import annotations
 
-import copy
+from collections.abc import Callable
 
 import pytest
-import torch
-from torch import Tensor, nn
 
-import masksub
-from masksub.core.adapter import find_adapter
-from masksub.core.masking import sample_keep_among
-from tests.cases.case import call_of, logits_of
-from tests.models import CASES, Case
-
-pytestmark = pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
+from tests.cases.case import Case
+from tests.contract import CHECKS
+from tests.models import CASES
 
 
-def gradients(model: nn.Module) -> dict[str, Tensor]:
-    return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
-
-
-def state(model: nn.Module) -> dict[str, object]:
-    """All of a model that a branch could leave changed."""
-    return {
-        "modules": [(name, id(module), module.training) for name, module in model.named_modules()],
-        "hooks": [len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules()],
-        "attributes": [sorted(vars(m)) for m in model.modules()],
-        "weights": [id(t) for t in model.state_dict(keep_vars=True).values()],
-    }
-
-
-def some_keep(case: Case, model: nn.Module, x: object, ratio: float = 0.5) -> Tensor:
-    """A choice of visible units for this input, as the adapter's grid allows it."""
-    grid = find_adapter(model).grid(model, call_of(x), None)  # type: ignore[arg-type]
-    if grid.maskable is not None:
-        return sample_keep_among(grid.maskable, ratio)
-    return masksub.sample_keep(call_of(x).x.shape[0], grid.units, ratio)  # type: ignore[arg-type]
-
-
-def test_how_it_is_masked(case: Case) -> None:
-    model = case.model()
-    adapter = find_adapter(model)
-    assert adapter.how == case.how
-    assert adapter.prefix(model) == case.prefix
-    assert adapter.grid(model, call_of(case.inputs()[0]), None).units == case.units
-    assert adapter.where and adapter.why(model)
-
-
-def test_ratio_zero_in_eval_mode_is_bit_equal(case: Case) -> None:
-    model, (x, _) = case.model().eval(), case.inputs()
-    expected = logits_of(model, x)
-    with masksub.MaskSub(0.0).applied(model):
-        assert torch.equal(logits_of(model, x), expected)
-
-
-def test_keep_of_all_units_is_bit_equal(case: Case) -> None:
-    model, (x, _) = case.model().eval(), case.inputs()
-    expected = logits_of(model, x)
-    everything = torch.ones(len(expected), case.units, dtype=torch.bool)
-    with masksub.MaskSub(0.5).applied(model, keep=everything):
-        assert torch.equal(logits_of(model, x), expected)
-
-
-def test_state_dict_and_model_are_as_before(case: Case) -> None:
-    model, (x, _) = case.model(), case.inputs()
-    logits_of(model, x)  # what a model caches at its first forward is its own matter
-    before, keys = state(model), list(model.state_dict())
-    with masksub.MaskSub(0.5).applied(model):
-        assert list(model.state_dict()) == keys
-        logits_of(model, x)
-    assert state(model) == before
-
-
-def test_model_is_restored_after_an_exception(case: Case) -> None:
-    model, (x, _) = case.model().eval(), case.inputs()
-    expected = logits_of(model, x)
-    before = state(model)
-    with pytest.raises(KeyError, match="from inside"), masksub.MaskSub(0.5).applied(model):
-        logits_of(model, x)
-        raise KeyError("from inside")
-    assert state(model) == before
-    assert torch.equal(logits_of(model, x), expected)
-
-
-def test_masked_units_do_not_matter_and_visible_ones_do(case: Case) -> None:
-    """Other content in the masked units leaves the logits bit-equal; in the visible ones it changes them."""
-    model, (x, _) = case.model().eval(), case.inputs(2)
-    grid = find_adapter(model).grid(model, call_of(x), None)
-    keep = some_keep(case, model, x)
-    cells = (grid.rows, grid.cols)
-    with masksub.MaskSub(0.5).applied(model, keep=keep):
-        expected = logits_of(model, x)
-        assert torch.equal(logits_of(model, case.changed(x, keep, cells, visible=False)), expected)
-        assert not torch.allclose(logits_of(model, case.changed(x, keep, cells, visible=True)), expected)
-
-
-def test_masking_changes_the_logits(case: Case) -> None:
-    """Else the sub branch is the main branch."""
-    model, (x, _) = case.model().eval(), case.inputs()
-    plain = logits_of(model, x)
-    with masksub.MaskSub(0.5).applied(model):
-        assert not torch.allclose(logits_of(model, x), plain)
-
-
-def test_dropped_units_are_those_not_kept(case: Case) -> None:
-    """Two choices with other units give other logits; the same choice gives the same."""
-    model, (x, _) = case.model().eval(), case.inputs()
-    first = some_keep(case, model, x)
-    second = some_keep(case, model, x)
-    assert not torch.equal(first, second)
-    results = []
-    for keep in (first, first, second):
-        with masksub.MaskSub(0.5).applied(model, keep=keep):
-            results.append(logits_of(model, x))
-    assert torch.equal(results[0], results[1]) and not torch.equal(results[0], results[2])
-
-
-def test_split_and_joint_give_the_same_gradient(case: Case) -> None:
-    x, y = case.inputs()
-    one = case.model()
-    keep = some_keep(case, one, x)
-    two = copy.deepcopy(one)
-    outs = []
-    for model, mode in ((one, "split"), (two, "joint")):
-        torch.manual_seed(5)
-        step = masksub.TwoBranchStep(model, nn.CrossEntropyLoss(), sub=masksub.MaskSub(0.5), mode=mode)  # type: ignore[arg-type]
-        outs.append(step(x, y, keep=keep))
-    torch.testing.assert_close(outs[0].loss, outs[1].loss)
-    torch.testing.assert_close(gradients(one), gradients(two))
-    assert gradients(one).keys() == {name for name, p in one.named_parameters() if p.requires_grad} - case.unused
-
-
-def test_same_generator_same_result_and_another_choice_each_time(case: Case) -> None:
-    model, (x, _) = case.model().eval(), case.inputs()
-    results = []
-    for seed in (7, 7, 8):
-        with masksub.MaskSub(0.5).applied(model, generator=torch.Generator().manual_seed(seed)):
-            results.append(logits_of(model, x))
-    assert torch.equal(results[0], results[1]) and not torch.equal(results[0], results[2])
-
-
-def test_wrong_keep_is_refused(case: Case) -> None:
-    model, (x, _) = case.model(), case.inputs()
-    rows = call_of(x).x.shape[0]
-    for keep, message in (
-        (torch.ones(rows, case.units + 1, dtype=torch.bool), "torch.bool of shape"),
-        (torch.ones(rows, case.units), "keep is torch.float32"),
-        (torch.zeros(rows, case.units, dtype=torch.bool), "nothing is visible"),
-    ):
-        with pytest.raises(ValueError, match=message), masksub.MaskSub(0.5).applied(model, keep=keep):
-            logits_of(model, x)
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
+@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
+def test_contract(check: Callable[[Case], None], case: Case) -> None:
+    check(case)

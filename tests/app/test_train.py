@@ -28,6 +28,7 @@ from masksub.app.runs import RunFolder
 from masksub.app.seeds import mix
 from masksub.app.settings import Recipe
 from masksub.app.train import train
+from masksub.core.methods import METHODS
 from tests.conftest import shared
 
 SMALL = (
@@ -246,7 +247,7 @@ def test_timm_loads_a_run_s_weights(tmp_path: Path) -> None:
 def test_arms_share_initial_weights_and_order_of_data(tmp_path: Path) -> None:
     """One update at learning rate 0 (all but): the weights are still those of the start."""
     weights = []
-    for method in ("plain", "masksub", "direct-mask", "true-label-sub", "self-distill"):
+    for method in METHODS:
         train(small(f"method={method}", "train.epochs=0.125", "optim.lr=1e-30", "optim.warmup_epochs=0",
                     "optim.min_lr=0", "optim.weight_decay=0"), tmp_path / method, reporter=quiet())  # fmt: skip
         weights.append(load_file(next((tmp_path / method / "checkpoints").glob("*/model.safetensors"))))
@@ -260,13 +261,14 @@ def test_arms_share_initial_weights_and_order_of_data(tmp_path: Path) -> None:
 def test_compute_is_counted_by_method(tmp_path: Path) -> None:
     """17 tokens whole, 9 masked: a two-branch step is between 1.5 and 1.6 plain ones; masking alone is cheaper."""
     flops = {}
-    for method in ("plain", "masksub", "direct-mask", "self-distill"):
-        summary = train(small(f"method={method}", "train.epochs=0.125", "optim.warmup_epochs=0"), tmp_path / method,
+    for method in ("plain", "masksub", "direct-mask", "self-distill", "dropsub", "pathsub"):
+        summary = train(small(f"method={method}", "train.epochs=0.125", "optim.warmup_epochs=0", "sub.p=0.5"), tmp_path / method,
                         reporter=quiet())  # fmt: skip
         flops[method] = summary["flops"]
     assert 1.5 < flops["masksub"] / flops["plain"] < 1.6
     assert flops["masksub"] == pytest.approx(flops["plain"] + flops["direct-mask"])
-    assert flops["self-distill"] == pytest.approx(2 * flops["plain"])
+    assert flops["self-distill"] == flops["dropsub"] == pytest.approx(2 * flops["plain"])
+    assert 1.49 < flops["pathsub"] / flops["plain"] < 1.6
 
 
 def nan_main(monkeypatch: pytest.MonkeyPatch) -> tuple[str, ...]:

@@ -51,6 +51,20 @@ class Case:
         return torch.where(where if visible else ~where, x + noise, x)
 
 
+@dataclass(frozen=True)
+class NamedCase(Case):
+    """A model that takes its input by name, as those of transformers do."""
+
+    argument: str = "pixel_values"
+
+    def inputs(self, batch: int = 4) -> tuple[Any, Tensor]:
+        x, y = super().inputs(batch)
+        return {self.argument: x}, y
+
+    def changed(self, x: Any, keep: Tensor, grid: tuple[int, int], *, visible: bool) -> Any:
+        return {**x, self.argument: super().changed(x[self.argument], keep, grid, visible=visible)}
+
+
 def call_of(x: Input) -> Call:
     """The call of a model that ``TwoBranchStep`` makes for this input."""
     return Call((), x) if isinstance(x, Mapping) else Call((x,))

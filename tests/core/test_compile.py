@@ -83,3 +83,38 @@ def test_state_after_is_that_before() -> None:
         model(torch.randn(2, 3, 8, 8))
         raise KeyError
     assert model._compiled_call_impl is call
+
+
+VARIANTS: dict[str, tuple[str, Any]] = {
+    "rotary": ("eva02, rotary", lambda: masksub.MaskSub(0.5)),
+    "filled cells": ("swin", lambda: masksub.MaskSub(0.5)),
+    "dropout": ("vit", lambda: masksub.DropSub(0.5)),
+    "paths": ("vit", lambda: masksub.PathSub(0.5)),
+    "paths, plain": ("vit", lambda: masksub.PathSub(0.5, efficient=False)),
+    "masks and paths": ("vit", lambda: masksub.MaskSub(0.5) + masksub.PathSub(0.5)),
+    "batch norm of the main branch": ("resnet", lambda: masksub.MaskSub(0.5, bn="main")),
+}
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_each_variant_compiles_once_for_each_branch(name: str) -> None:
+    """Attribute toggles go stale or compile again at each step elsewhere (pytorch#110803, #124717)."""
+    case_name, make = VARIANTS[name]
+    case, sub = CASES[case_name], make()
+    x, y = case.inputs()
+    eager = case.model()
+    model: Any = copy.deepcopy(eager)
+    counter = Counter()
+    compiled = torch.compile(model, backend=counter)
+    steps = [masksub.TwoBranchStep(m, F.cross_entropy, sub=sub) for m in (eager, compiled)]
+    counts = []
+    for number in range(20):
+        outs = []
+        for step in steps:
+            torch.manual_seed(number)
+            outs.append(step(x, y, generator=torch.Generator().manual_seed(number)))
+        torch.testing.assert_close(outs[1].logits, outs[0].logits, atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(outs[1].sub_logits, outs[0].sub_logits, atol=1e-5, rtol=1e-4)
+        counts.append(counter.graphs)
+    assert counts == [counts[0]] * 20
+    assert counts[0] >= 2  # the sub branch has a graph of its own: it isn't that of the main branch gone stale

@@ -40,17 +40,27 @@ def resnet(meta: dict[str, Any]) -> nn.Module:
     return ResNet(BasicBlock, **meta["kwargs"])
 
 
+def swin(meta: dict[str, Any]) -> nn.Module:
+    from timm.models.swin_transformer import SwinTransformer
+
+    # The file has no random part; the class drops paths at 0.1 unless told otherwise.
+    model = SwinTransformer(drop_path_rate=0.0, **meta["kwargs"])
+    masksub.add_mask_token(model)
+    return model
+
+
 @pytest.mark.parametrize("mode", ["split", "joint"])
-@pytest.mark.parametrize(("name", "build"), [("deit3_ce_r50", deit3), ("resnet_ce_r50", resnet)])
+@pytest.mark.parametrize(("name", "build"), [("deit3_ce_r50", deit3), ("resnet_ce_r50", resnet), ("swin_ce_r50", swin)])
 def test_logits_losses_and_gradients(name: str, build: Any, mode: Any) -> None:
     meta, data = read(shared(f"fixtures/parity/{name}.safetensors"))
     io, model = data["io"], build(meta).train()
     model.load_state_dict(data["weights"])
     unit = meta.get("mask_unit_px")
+    fill: Any = "token" if hasattr(model, "mask_token") else 0.0
     step = masksub.TwoBranchStep(
         model,
         nn.CrossEntropyLoss(),
-        sub=masksub.MaskSub(meta["ratio"], unit=unit),
+        sub=masksub.MaskSub(meta["ratio"], unit=unit, fill=fill),
         weight=meta["sub_weight"],
         mode=mode,
     )

@@ -6,14 +6,38 @@ and one row.
 
 from masksub.core.adapter import Adapter, register
 
+from . import residuals as residuals
+from .hf_ast import HfAst
+from .hf_beit import HfBeit
+from .hf_dinov3 import HfDinoV3
+from .hf_swin import HfSwin
+from .hf_text import HfTextDrop
+from .hf_text_mask import HfTextReplace
+from .hf_vit import HfViT
 from .pixels import PixelBlocks
 from .timm_eva import TimmEva
 from .timm_vit import TimmViT
 from .timm_windows import TimmWindows
+from .torchvision_vit import TorchvisionViT
+from .torchvision_windows import TorchvisionWindows
 
 __all__ = ["FAMILIES"]
 
-FAMILIES: tuple[Adapter, ...] = (TimmViT(), TimmEva(), TimmWindows(), PixelBlocks())
+FAMILIES: tuple[Adapter, ...] = (
+    TimmViT(),
+    TimmEva(),
+    TimmWindows(),
+    TorchvisionViT(),
+    TorchvisionWindows(),
+    HfViT(),
+    HfDinoV3(),
+    HfBeit(),
+    HfAst(),
+    HfSwin(),
+    HfTextDrop(),
+    HfTextReplace(),
+    PixelBlocks(),
+)
 
 for _adapter in reversed(FAMILIES):
     register(_adapter)

@@ -16,6 +16,69 @@ DEFAULT_UNIT = 32
 """Side of a block in pixels: 32 in the paper's experiments with convolutional and windowed models."""
 
 
+_REASONS: dict[str, dict[str, str]] = {
+    "all of its layers are convolutions or poolings over the grid, and these need the whole of it": {
+        "timm.models": (
+            "convmixer convnext cspnet cspnext densenet dla dpn efficientnet fasternet ghostnet hardcorenas hgnet "
+            "hrnet inception_next inception_resnet_v2 inception_v3 inception_v4 lcnetv2 mambaout nasnet nfnet pnasnet "
+            "rdnet regnet repghost repvit res2net resnest resnet resnetv2 rexnet selecsls senet sknet starnet tresnet "
+            "vgg vovnet xception xception_aligned"
+        ),
+        "torchvision.models": (
+            "alexnet convnext densenet efficientnet googlenet inception mnasnet mobilenetv2 mobilenetv3 regnet resnet "
+            "shufflenetv2 squeezenet vgg"
+        ),
+        "transformers.models": (
+            "bit convnext convnextv2 efficientnet hgnet_v2 mobilenet_v1 mobilenet_v2 poolformer pp_lcnet regnet "
+            "resnet textnet"
+        ),
+    },
+    "its blocks are convolutions, in some variants with attention inside, and these need the whole grid": {
+        "timm.models": "byoanet byobnet mobilenetv3 mobilenetv5 mobilevit",
+        "transformers.models": "mobilevit mobilevitv2",
+    },
+    "stages of convolutions come before its attention or between it, and these need the whole grid": {
+        "timm.models": (
+            "cpubone edgenext efficientformer efficientformer_v2 efficientvit_mit efficientvit_msra fastvit iformer "
+            "lowformer nextvit shvit swiftformer visformer"
+        ),
+        "transformers.models": "cvt focalnet levit pvt pvt_v2 segformer swiftformer",
+    },
+    "early stages, or all, mix tokens by pooling or convolutions over the grid, and these need the whole of it": {
+        "timm.models": "metaformer",
+    },
+    "its attention is among neighbours on the grid and needs the whole of it": {"transformers.models": "dinat"},
+    "its tokens could be dropped, but masksub does not know the place; masksub.register names it": {
+        "timm.models": (
+            "beit cait convit crossvit deepseek_vit gemma4_vit hiera naflexvit pit qwen3_vit tnt "
+            "vision_transformer_relpos xcit"
+        ),
+        "transformers.models": "hiera siglip2",
+    },
+    "convolutions stand around its state-space mixers, and these need the whole grid": {"timm.models": "efficientvim"},
+    "convolutions follow a transform of the input to frequencies, and these need the whole grid": {
+        "timm.models": "csatv2"
+    },
+}
+"""Why, by the place of a library's models and the names of its modules."""
+_UNKNOWN = (
+    "nothing is known of this model but that it takes images; if it has tokens, masksub.register names the place where "
+    "they can be dropped"
+)
+
+
+def _reason(model: nn.Module) -> str:
+    """That of the model's class, or of the nearest class that it is derived from."""
+    for kind in type(model).__mro__:
+        place, _, name = kind.__module__.rpartition(".")
+        if place.startswith("transformers.models."):
+            place, _, name = place.rpartition(".")
+        for reason, libraries in _REASONS.items():
+            if name in libraries.get(place, "").split():
+                return reason
+    return _UNKNOWN
+
+
 class PixelBlocks:
     """Blocks of pixels set to the value that means "nothing"."""
 
@@ -28,8 +91,8 @@ class PixelBlocks:
         return True
 
     def why(self, model: nn.Module) -> str:
-        """Why nothing better is known."""
-        return "nothing is known of this model but that it takes images"
+        """Why nothing better is possible, or known."""
+        return _reason(model)
 
     def prefix(self, model: nn.Module) -> int:
         """None: the input has pixels only."""

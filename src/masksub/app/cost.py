@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 
 from masksub.core.adapter import find_adapter
-from masksub.core.branches import MaskSub
 from masksub.core.call import Call
 from masksub.core.flops import step_flops
 from masksub.core.masking import keep_count
@@ -40,7 +39,8 @@ class FlopTable:
         self._model, self._criterion, self._recipe, self._classes = model, criterion, recipe, classes
         self._known: dict[tuple[int, bool], float] = {}
         size = recipe.data.image_size
-        self._shape = (2, recipe.data.channels, size, size)
+        # The whole batch: drop path on a part of it rounds.
+        self._shape = (recipe.train.batch_size, recipe.data.channels, size, size)
         self._units = 1
         if METHODS[recipe.method].settings(0.5, 0.5)[0] > 0:
             x = torch.empty(self._shape, device="meta")
@@ -61,8 +61,9 @@ class FlopTable:
 
     def _step(self, ratio: float, weight: float) -> Any:
         soft = not isinstance(self._criterion, nn.CrossEntropyLoss)
-        sub = MaskSub(ratio, unit=self._recipe.sub.unit)
-        arguments = METHODS[self._recipe.method].step_arguments()
+        method, wanted = METHODS[self._recipe.method], self._recipe.sub
+        sub = method.branch(ratio, unit=wanted.unit, p=wanted.p, efficient=wanted.efficient, bn=wanted.bn)
+        arguments = method.step_arguments()
 
         def step(model: nn.Module, x: Tensor) -> None:
             y = torch.zeros((len(x), self._classes) if soft else (len(x),), device="meta")

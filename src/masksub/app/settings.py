@@ -159,6 +159,12 @@ class Sub(_Settings):
     """Share of the sub branch in the loss, 0 <= weight <= 1; or a schedule."""
     unit: Annotated[int, Field(ge=1)] | None = None
     """Side in pixels of the square that is masked as one; None: a patch where tokens are dropped, else 32."""
+    p: Ratio = 0.1
+    """For dropsub, pathsub and cosub: rate of dropout or drop path, 0 <= p < 1."""
+    efficient: bool = True
+    """For pathsub and cosub: run each residual branch only on the images that keep it."""
+    bn: Literal["shared", "main"] = "shared"
+    """Running statistics of batch norm see both branches ("shared", the paper) or the main branch alone ("main")."""
     mode: Literal["split", "joint"] = "split"
     """"split": one branch after the other, memory of one; "joint": one loss, one backward."""
 
@@ -253,7 +259,9 @@ class Train(_Settings):
 class Recipe(_Settings):
     """Everything that decides a training run."""
 
-    method: Literal["plain", "masksub", "direct-mask", "true-label-sub", "self-distill"] = "masksub"
+    method: Literal[
+        "plain", "masksub", "direct-mask", "true-label-sub", "self-distill", "dropsub", "pathsub", "cosub"
+    ] = "masksub"
     """What the training step does; see masksub.METHODS."""
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     """Seed of everything random."""

@@ -90,7 +90,8 @@ class Trainer:
         model = create_model(recipe, len(self.classes))
         recipe = self._choose_attention(recipe, model)
         self.recipe, self.method = recipe, METHODS[recipe.method]
-        self.sub = MaskSub(0.0, unit=recipe.sub.unit)
+        wanted = recipe.sub
+        self.sub = self.method.branch(0.0, unit=wanted.unit, p=wanted.p, efficient=wanted.efficient, bn=wanted.bn)
         criterion = create_criterion(recipe)
         self.flops = FlopTable(model, criterion, recipe, len(self.classes))
         self.flops.per_image(*self.settings_at(0.0))  # also the first try of the masked forward, on shapes alone
@@ -175,7 +176,9 @@ class Trainer:
 
     def _one_update(self, stream: Iterator[tuple[Tensor, Tensor]]) -> None:
         recipe, began, waited = self.recipe, time.perf_counter(), 0.0
-        self.sub.ratio, self.step.weight = ratio, weight = self.settings_at(self.update / self.updates)
+        ratio, self.step.weight = _, weight = self.settings_at(self.update / self.updates)
+        if isinstance(self.sub, MaskSub):
+            self.sub.ratio = ratio
         self.schedule.step_update(self.update)
         self.optimizer.zero_grad()
         parts = recipe.train.accumulate

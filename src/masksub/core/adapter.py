@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from .call import Call
 
-__all__ = ["Adapter", "Grid", "Masker", "find_adapter", "patch_grid", "register", "registered"]
+__all__ = ["Adapter", "Grid", "Masker", "find_adapter", "patch_grid", "register", "registered", "unregister"]
 
 
 @dataclass(frozen=True)
@@ -127,6 +127,11 @@ _ADAPTERS: list[Adapter] = []
 def register(adapter: Adapter) -> None:
     """Let ``adapter`` answer for the models that it matches, before all adapters registered so far."""
     _ADAPTERS.insert(0, adapter)
+
+
+def unregister(adapter: Adapter) -> None:
+    """Take back ``register``."""
+    _ADAPTERS.remove(adapter)
 
 
 def registered() -> tuple[Adapter, ...]:

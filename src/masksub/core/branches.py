@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Literal
 
@@ -60,14 +60,14 @@ class Branch(ABC):
             ValueError: on entry or at the forward: the branch would change nothing, or ``keep`` does not fit.
             RuntimeError: at the forward or on exit: the model never came by the place that is changed.
         """
-        with self._changed(model, keep, generator), statistics_kept(unwrap(model), self.bn):
+        with self._changed(model, keep, generator, ()), statistics_kept(unwrap(model), self.bn):
             yield
 
     @abstractmethod
     def _changed(
-        self, model: nn.Module, keep: Tensor | None, generator: torch.Generator | None
+        self, model: nn.Module, keep: Tensor | None, generator: torch.Generator | None, beside: Sequence[Branch]
     ) -> AbstractContextManager[None]:
-        """The context of ``applied``, but for batch norm."""
+        """The context of ``applied``, but for batch norm; ``beside`` are other branches that are in force too."""
 
     def __add__(self, other: object) -> Branch:
         if not isinstance(other, Branch):
@@ -85,17 +85,21 @@ class _Sum(Branch):
         if any(part.mutual for part in parts):
             raise ValueError(f"{' + '.join(map(repr, parts))}: CoSub draws both branches and can't be added to others")
         super().__init__("main" if any(part.bn == "main" for part in parts) else "shared")
-        self.parts = parts
+        # Masks first: PathSub steps in only at the forward, and what steps in last must go first.
+        self.parts = tuple(sorted(parts, key=lambda part: not isinstance(part, MaskSub)))
         self.inside_blocks = any(part.inside_blocks for part in parts)
 
     def __repr__(self) -> str:
         return " + ".join(map(repr, self.parts))
 
     @contextmanager
-    def _changed(self, model: nn.Module, keep: Tensor | None, generator: torch.Generator | None) -> Iterator[None]:
+    def _changed(
+        self, model: nn.Module, keep: Tensor | None, generator: torch.Generator | None, beside: Sequence[Branch]
+    ) -> Iterator[None]:
         with ExitStack() as stack:
             for part in self.parts:
-                stack.enter_context(part._changed(model, keep, generator))
+                others = [each for each in self.parts if each is not part]
+                stack.enter_context(part._changed(model, keep, generator, others))
             yield
 
 
@@ -151,7 +155,9 @@ class MaskSub(Branch):
         return f"MaskSub(ratio={self.ratio}, unit={self.unit}, fill={self.fill!r}, bn={self.bn!r})"
 
     @contextmanager
-    def _changed(self, model: nn.Module, keep: Tensor | None, generator: torch.Generator | None) -> Iterator[None]:
+    def _changed(
+        self, model: nn.Module, keep: Tensor | None, generator: torch.Generator | None, beside: Sequence[Branch]
+    ) -> Iterator[None]:
         inner = unwrap(model)
         adapter = find_adapter(inner)
         with adapter.masking(inner, self.unit, self.fill) as masker:

@@ -11,6 +11,9 @@ from torch import Tensor, nn
 
 __all__ = ["Call", "calls_replaced"]
 
+_NO_INPUT = frozenset({"labels"})
+"""Tensors of a batch that a model may be called with in any order, and that are not its input."""
+
 
 @dataclass(frozen=True)
 class Call:
@@ -21,13 +24,16 @@ class Call:
 
     @property
     def x(self) -> Tensor:
-        """The model's input: the first tensor among the arguments, batch first.
+        """The model's input: the first tensor among the arguments but labels, batch first.
 
         Raises:
             TypeError: there is none.
         """
-        for value in (*self.args, *self.kwargs.values()):
+        for value in self.args:
             if isinstance(value, Tensor):
+                return value
+        for name, value in self.kwargs.items():
+            if isinstance(value, Tensor) and name not in _NO_INPUT:
                 return value
         raise TypeError("the model was called without a tensor; masksub has nothing to mask")
 
@@ -37,7 +43,7 @@ class Call:
             if isinstance(value, Tensor):
                 return replace(self, args=(*self.args[:position], x, *self.args[position + 1 :]))
         for name, value in self.kwargs.items():
-            if isinstance(value, Tensor):
+            if isinstance(value, Tensor) and name not in _NO_INPUT:
                 return replace(self, kwargs={**self.kwargs, name: x})
         raise AssertionError("x was asked for first")
 

@@ -5,6 +5,7 @@ Shape letters: B batch, L maskable units, H x W cells, D embedding width.
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,7 +27,8 @@ MASK_TOKEN = "mask_token"
 
 Layout = Literal["NHWC", "NCHW", "NLC"]
 DEFAULT_UNIT = 32
-"""Side of a masked square in pixels, as in the paper's experiments with windowed models."""
+"""Side of a masked square in pixels, as in the paper's experiments with windowed models; where cells don't divide it,
+the nearest multiple of the cell's side."""
 
 
 def add_mask_token(model: nn.Module, *, std: float = 0.02) -> nn.Parameter:
@@ -77,17 +79,28 @@ class Filling:
     cells: tuple[int, int] = (0, 0)
     reached: bool = False
 
-    def fill(self, embedding: Tensor) -> Tensor:
-        """Fill the masked cells of an embedding."""
+    def fill(self, embedding: Any) -> Any:
+        """Fill the masked cells of an embedding, or of the first part of a tuple ``(embedding, size)``.
+
+        Raises:
+            RuntimeError: the embedding has another number of cells.
+        """
+        if isinstance(embedding, tuple):
+            return (self.fill(embedding[0]), *embedding[1:])
         self.reached = True
         if self.visible is None:
             return embedding
-        rows, cols = self.cells
+        shape = tuple(embedding.shape)
+        found: tuple[int, ...] = {"NHWC": shape[1:3], "NCHW": shape[2:4], "NLC": shape[1:2]}[self.layout]
+        if found != (self.cells if self.layout != "NLC" else (self.cells[0] * self.cells[1],)):
+            raise RuntimeError(
+                f"the embedding has {' x '.join(map(str, found))} cells where {self.cells[0]} x {self.cells[1]} were "
+                f"expected; masksub can't tell which of them are masked"
+            )
         if self.layout == "NCHW":
             return fill_cells(embedding.permute(0, 2, 3, 1), self.visible, self.value).permute(0, 3, 1, 2)
         if self.layout == "NLC":
-            flat = embedding.view(embedding.shape[0], rows, cols, -1)
-            return fill_cells(flat, self.visible, self.value).flatten(1, 2)
+            return fill_cells(embedding, self.visible.flatten(1), self.value)
         return fill_cells(embedding, self.visible, self.value)
 
 
@@ -126,18 +139,21 @@ class CellFill(ABC):
     def layout(self, model: Any) -> Layout:
         """How that result lies: (B, H, W, D), (B, D, H, W) or (B, H * W, D)."""
 
-    @abstractmethod
+    def _convolutions(self, model: nn.Module) -> list[nn.Conv2d]:
+        """Those of the embedding, in order."""
+        return [m for m in model.get_submodule(self.embedding(model)).modules() if isinstance(m, nn.Conv2d)]
+
     def stride(self, model: Any) -> int:
-        """Side of a cell in pixels."""
+        """Side of a cell in pixels: the strides of the embedding's convolutions, multiplied."""
+        return math.prod(convolution.stride[0] for convolution in self._convolutions(model))
 
     def width(self, model: Any) -> int:
         """D, that of the last convolution of the embedding."""
-        convolutions = [m for m in model.get_submodule(self.embedding(model)).modules() if isinstance(m, nn.Conv2d)]
-        return convolutions[-1].out_channels
+        return self._convolutions(model)[-1].out_channels
 
     def overlapping(self, model: Any) -> bool:
-        """Whether a cell also sees pixels of its neighbours; masked pixels are then blanked before."""
-        return False
+        """Whether a cell also sees pixels of its neighbours; masked pixels are then set to 0 before."""
+        return any(m.kernel_size[0] > m.stride[0] for m in self._convolutions(model))
 
     def prefix(self, model: nn.Module) -> int:
         """None: there are cells only."""
@@ -145,7 +161,8 @@ class CellFill(ABC):
 
     def grid(self, model: Any, call: Call, unit: int | None) -> Grid:
         """Squares of ``unit`` pixels, a multiple of the cell's side."""
-        unit, x, cell = DEFAULT_UNIT if unit is None else unit, call.x, self.stride(model)
+        cell, x = self.stride(model), call.x
+        unit = _usual_unit(cell) if unit is None else unit
         if x.ndim != 4:
             raise ValueError(f"{type(model).__name__} needs images (B, C, H, W), not an input of {tuple(x.shape)}")
         if unit % cell:
@@ -155,24 +172,20 @@ class CellFill(ABC):
     @contextmanager
     def masking(self, model: Any, unit: int | None, fill: float | str) -> Iterator[Masker]:
         """As ``Adapter.masking``. ``fill="token"`` takes the parameter that ``add_mask_token`` made."""
-        value: Tensor | float = 0.0
-        if isinstance(fill, str):
-            token = getattr(model, MASK_TOKEN, None)
-            if not isinstance(token, Tensor):
-                raise ValueError(
-                    f"fill = {fill!r}: {type(model).__name__} has no mask token; call masksub.add_mask_token(model) "
-                    f"before the optimizer is made"
-                )
-            value = token.view(-1)
-        else:
-            value = fill
-        size, cell, armed = DEFAULT_UNIT if unit is None else unit, self.stride(model), False
+        if isinstance(fill, str) and not isinstance(getattr(model, MASK_TOKEN, None), Tensor):
+            raise ValueError(
+                f"fill = {fill!r}: {type(model).__name__} has no mask token; call masksub.add_mask_token(model) "
+                f"before the optimizer is made"
+            )
+        cell, armed = self.stride(model), False
+        size = _usual_unit(cell) if unit is None else unit
         with self._interceptor.applied(model) as filling:
 
             def mask(call: Call, keep: Tensor, count: int | None) -> Call:
                 nonlocal armed
                 height, width = call.x.shape[-2:]
-                armed, filling.reached, filling.visible, filling.value = True, False, None, value
+                armed, filling.reached, filling.visible = True, False, None
+                filling.value = getattr(model, MASK_TOKEN).view(-1) if isinstance(fill, str) else fill
                 if count == keep.shape[1]:
                     return call
                 filling.cells = cells = (-(-height // cell), -(-width // cell))
@@ -192,3 +205,7 @@ class CellFill(ABC):
                     f"{type(model).__name__} ran without passing its embedding ({self.where}), so nothing was masked; "
                     f"its forward is not the one that masksub knows"
                 )
+
+
+def _usual_unit(cell: int) -> int:
+    return max(1, round(DEFAULT_UNIT / cell)) * cell

@@ -15,10 +15,12 @@ from typing import Any, Generic, TypeVar
 
 from torch import nn
 
-__all__ = ["Interception", "Interceptor", "swapped"]
+__all__ = ["Interception", "Interceptor", "after", "swapped", "whole"]
 
 State = TypeVar("State")
 _MISSING = object()
+_IN_FORCE: weakref.WeakKeyDictionary[nn.Module, list[tuple[str, Any]]] = weakref.WeakKeyDictionary()
+"""What each module's attributes were before ``swapped``, in the order of swapping."""
 
 
 @dataclass(frozen=True)
@@ -56,13 +58,36 @@ def swapped(owner: nn.Module, name: str, value: Any) -> Iterator[None]:
     place: dict[str, Any] = owner._modules if name in owner._modules else owner.__dict__
     previous = place.get(name, _MISSING)
     place[name] = value
+    in_force = _IN_FORCE.setdefault(owner, [])
+    in_force.append((name, previous))
     try:
         yield
     finally:
-        if previous is _MISSING:
-            del place[name]
-        else:
-            place[name] = previous
+        in_force.remove((name, previous))
+        _put(place, name, previous)
+
+
+def _put(place: dict[str, Any], name: str, value: Any) -> None:
+    if value is _MISSING:
+        place.pop(name, None)
+    else:
+        place[name] = value
+
+
+@contextmanager
+def whole(model: nn.Module) -> Iterator[None]:
+    """While active, the model is as it is without any branch: for copying it from inside of one."""
+    undone = []
+    for owner in model.modules():
+        for name, previous in reversed(_IN_FORCE.get(owner, ())):
+            place: dict[str, Any] = owner._modules if name in owner._modules else owner.__dict__
+            undone.append((place, name, place.get(name, _MISSING)))
+            _put(place, name, previous)
+    try:
+        yield
+    finally:
+        for place, name, value in reversed(undone):
+            _put(place, name, value)
 
 
 @dataclass
@@ -93,14 +118,18 @@ class Interceptor(Generic[State]):
     """
 
     def __init__(
-        self, state: Callable[[Any], State], interceptions: Callable[[Any, State], Sequence[Interception]]
+        self, state: Callable[..., State], interceptions: Callable[[Any, State], Sequence[Interception]]
     ) -> None:
         self._state, self._interceptions = state, interceptions
         self._prepared: weakref.WeakKeyDictionary[nn.Module, _Prepared[State]] = weakref.WeakKeyDictionary()
 
     @contextmanager
-    def applied(self, model: nn.Module) -> Iterator[State]:
+    def applied(self, model: nn.Module, *context: Any) -> Iterator[State]:
         """A context in which all parts are in force; yields their state.
+
+        Args:
+            model: whose parts.
+            context: what ``state`` gets after the model, the first time.
 
         Raises:
             RuntimeError: they are in force already.
@@ -109,7 +138,7 @@ class Interceptor(Generic[State]):
         if prepared is not None and prepared.active:
             raise RuntimeError(f"{type(model).__name__} is such a sub branch already; applied() can't be nested on it")
         if prepared is None or not prepared.fits(model):
-            prepared = self._prepared[model] = self._prepare(model)
+            prepared = self._prepared[model] = self._prepare(model, *context)
         prepared.active = True
         try:
             with ExitStack() as stack:
@@ -119,8 +148,8 @@ class Interceptor(Generic[State]):
         finally:
             prepared.active = False
 
-    def _prepare(self, model: nn.Module) -> _Prepared[State]:
-        state = self._state(model)
+    def _prepare(self, model: nn.Module, *context: Any) -> _Prepared[State]:
+        state = self._state(model, *context)
         parts = []
         for part in self._interceptions(model, state):
             owner = model.get_submodule(part.path)

@@ -109,12 +109,12 @@ def fill_cells(cells: Tensor, visible: Tensor, value: Tensor | float) -> Tensor:
     """Give masked cells of an embedding one value.
 
     Args:
-        cells: (B, H, W, D).
-        visible: boolean (B, H, W).
+        cells: (B, H, W, D) or (B, H * W, D).
+        visible: boolean (B, H, W) or (B, H * W).
         value: one number, or (D,).
 
     Returns:
-        New tensor (B, H, W, D), differentiable with respect to ``cells`` and ``value``.
+        New tensor, shape of ``cells``, differentiable with respect to ``cells`` and ``value``.
     """
     value = torch.as_tensor(value, dtype=cells.dtype, device=cells.device)
     return torch.where(visible.unsqueeze(-1), cells, value)

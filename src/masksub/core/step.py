@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from .branches import Branch
+from .checkpointing import recomputes
 from .loss import TargetKind, relaxed_target, soft_loss, soft_loss_like
 from .wrappers import unwrap_parallel, without_gradient_sync
 
@@ -50,7 +51,8 @@ class TwoBranchStep:
         model: a classifier whose output is a tensor (B, C) or an object with ``.logits``. May be wrapped in
             DistributedDataParallel or ``torch.compile``.
         criterion: the recipe's loss, ``criterion(logits, y) -> scalar``; y is whatever it takes (labels, soft labels).
-        sub: what the sub branch changes, for example ``MaskSub(0.5)``.
+        sub: what the sub branch changes, for example ``MaskSub(0.5)`` or ``MaskSub(0.5) + PathSub(0.1)``. With
+            ``CoSub`` both branches are drawn, and each learns from the other.
         weight: share of the sub branch in the loss, 0 <= weight <= 1; 0.5 in the paper. At 0 the step is the plain
             step, bit for bit, and the sub branch is not run. May be changed between steps.
         mode: "split" runs main forward, main backward, sub forward, sub backward: memory of one branch. "joint" runs
@@ -82,6 +84,8 @@ class TwoBranchStep:
             raise ValueError(f"target = {target!r}: one of 'auto', 'softmax', 'sigmoid', 'labels'")
         if mode == "split" and isinstance(model, DistributedDataParallel) and model.static_graph:
             raise ValueError("DistributedDataParallel(static_graph=True) can't skip a reduction; use mode='joint'")
+        if sub.mutual and target == "labels":
+            raise ValueError(f"target = 'labels': the branches of {sub!r} learn from each other; use 'auto'")
         self.model = model
         self.criterion = criterion
         self.sub = sub
@@ -147,22 +151,24 @@ class TwoBranchStep:
             StepOutput, detached.
         """
         backward = torch.Tensor.backward if backward is None else backward
-        if self.mode == "joint" or not (self.runs_main and self.runs_sub):
+        if not self.runs_sub or self.sub.mutual or (self.mode == "joint" and self.runs_main):
             return _detached(backward, self._joint(x, y, keep, generator))
 
-        with without_gradient_sync(self.model):
-            loss_main, logits = self._main(self.model, x, y)
-            if self.weight < 1:
-                backward((1 - self.weight) * loss_main)
-            # The graph of the main branch ends here; holding no reference frees what backward has not.
-            loss_main, logits = loss_main.detach(), logits.detach()
+        loss_main = logits = None
+        if self.runs_main:
+            with without_gradient_sync(self.model):
+                loss_main, logits = self._main(self.model, x, y)
+                if self.weight < 1:
+                    backward((1 - self.weight) * loss_main)
+                # The graph of the main branch ends here; holding no reference frees what backward has not.
+                loss_main, logits = loss_main.detach(), logits.detach()
         # Backward inside the branch: with gradient checkpointing it runs blocks again.
         with self.sub.applied(self.model, keep=keep, generator=generator):
             sub_logits = _logits(self.model, x)
-            loss_sub = self._sub_criterion(sub_logits, self._target(logits, y))
+            loss_sub = self._sub_criterion(sub_logits, y if logits is None else self._target(logits, y))
             backward(self.weight * loss_sub)
             loss_sub = loss_sub.detach()
-        loss = (1 - self.weight) * loss_main + self.weight * loss_sub
+        loss = loss_sub if loss_main is None else (1 - self.weight) * loss_main + self.weight * loss_sub
         return StepOutput(loss, loss_main, loss_sub, logits, sub_logits.detach())
 
     def loss(
@@ -173,6 +179,10 @@ class TwoBranchStep:
 
     def _joint(self, x: Any, y: Tensor, keep: Tensor | None, generator: torch.Generator | None) -> StepOutput:
         """Both forwards; the tensors of the result carry their graph."""
+        if self.sub.mutual and self.runs_sub:
+            return self._mutual(x, y, generator)
+        if self.runs_sub and self.sub.inside_blocks:
+            self._refuse_recomputing()
         loss_main = logits = loss_sub = sub_logits = None
         if self.runs_main:
             loss_main, logits = self._main(self.model, x, y)
@@ -188,6 +198,27 @@ class TwoBranchStep:
             return StepOutput(loss_sub, loss_main, loss_sub, logits, sub_logits)
         loss = (1 - self.weight) * loss_main + self.weight * loss_sub
         return StepOutput(loss, loss_main, loss_sub, logits, sub_logits)
+
+    def _mutual(self, x: Any, y: Tensor, generator: torch.Generator | None) -> StepOutput:
+        """Both branches drawn from ``sub``, each learning from the labels and from the other (see ``CoSub``)."""
+        self._refuse_recomputing()
+        both = []
+        for model in (self.model, unwrap_parallel(self.model)):  # DistributedDataParallel sees one, as in _joint
+            with self.sub.applied(model, generator=generator):
+                both.append(_logits(model, x))
+        (one, two), criterion = both, self._sub_criterion
+        loss_main = (self.criterion(one, y) + self.criterion(two, y)) / 2
+        loss_sub = (criterion(one, self._target(two, y)) + criterion(two, self._target(one, y))) / 2
+        loss = (1 - self.weight) * loss_main + self.weight * loss_sub
+        return StepOutput(loss, loss_main, loss_sub, one, two)
+
+    def _refuse_recomputing(self) -> None:
+        if recomputes(self.model):
+            raise ValueError(
+                f"{self.sub!r} with gradient checkpointing: backward runs blocks again, and in one backward for both "
+                f"branches it can't know which branch a block belongs to. Use mode='split' (not for CoSub and "
+                f"step.loss), or turn gradient checkpointing off"
+            )
 
     def _main(self, model: nn.Module, x: Any, y: Tensor) -> tuple[Tensor, Tensor]:
         # With weight 1 the main branch is a teacher only.
