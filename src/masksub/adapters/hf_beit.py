@@ -37,6 +37,7 @@ class HfBeit(TokenDrop):
     """
 
     name = "transformers BEiT"
+    inside_blocks = True
     where = "the result of the embeddings; relative position biases gathered with the same indices"
 
     def _embeddings(self, model: nn.Module) -> tuple[str, Any] | None:

@@ -119,6 +119,7 @@ class HfTextDrop:
 
     name = "transformers text"
     how: Literal["drop"] = "drop"
+    inside_blocks = False
     where = "the input, each token with its own position"
 
     def __init__(self) -> None:
@@ -244,7 +245,6 @@ def _window_narrowed(kept: KeptTokens, config: Any) -> Callable[[Any], Any]:
 
 def _told(kept: KeptTokens, module: Any) -> Callable[[Any], Any]:
     """ModernBERT: rotary embeddings take the positions given, and a mask may be given for each kind of attention."""
-    config, weight = module.config, module.embeddings.tok_embeddings.weight
     one_mask = hasattr(module, "_update_attention_mask")
 
     def make(original: Callable[..., Any]) -> Callable[..., Any]:
@@ -253,7 +253,7 @@ def _told(kept: KeptTokens, module: Any) -> Callable[[Any], Any]:
             if kept.indices is not None:
                 kwargs["position_ids"] = kept.positions
                 if not one_mask:
-                    kwargs["attention_mask"] = _both_masks(kept.indices, config, weight, kwargs.get("attention_mask"))
+                    kwargs["attention_mask"] = _both_masks(kept.indices, module, kwargs.get("attention_mask"))
             return original(*args, **kwargs)
 
         return forward
@@ -261,11 +261,12 @@ def _told(kept: KeptTokens, module: Any) -> Callable[[Any], Any]:
     return make
 
 
-def _both_masks(places: Tensor, config: Any, weight: Tensor, attention: Tensor | None) -> dict[str, Any]:
+def _both_masks(places: Tensor, module: Any, attention: Tensor | None) -> dict[str, Any]:
     """Masks as the library makes them for its kinds of attention, the local one by places in the whole sentence."""
     make_mask = sys.modules["transformers.masking_utils"].create_bidirectional_mask
-    reach: int = config.sliding_window
-    example = weight.new_empty(*places.shape, 1)  # only its shape, type and device are looked at
+    config, reach = module.config, int(module.config.sliding_window)
+    # Only its shape, type and device are looked at.
+    example = module.embeddings.tok_embeddings.weight.new_empty(*places.shape, 1)
 
     def near(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
         distance: Tensor = places[batch, query] - places[batch, key]

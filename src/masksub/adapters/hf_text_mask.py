@@ -23,6 +23,7 @@ class HfTextReplace:
 
     name = "transformers text, mask token"
     how: Literal["replace"] = "replace"
+    inside_blocks = False
     where = "the input ids"
 
     def matches(self, model: nn.Module) -> bool:

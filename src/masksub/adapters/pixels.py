@@ -84,6 +84,7 @@ class PixelBlocks:
 
     name = "pixel blocks"
     how: Literal["pixels"] = "pixels"
+    inside_blocks = False
     where = "the input"
 
     def matches(self, model: nn.Module) -> bool:

@@ -61,6 +61,11 @@ class Adapter(Protocol):
         """The place in the model, in words."""
         ...
 
+    @property
+    def inside_blocks(self) -> bool:
+        """Whether something of the masking lies inside of the model's blocks (position tables of an attention)."""
+        ...
+
     def matches(self, model: nn.Module) -> bool:
         """Whether this adapter knows how to mask ``model``. Must not import the library it looks for."""
         ...

@@ -33,10 +33,6 @@ class Branch(ABC):
 
     mutual = False
     """Whether both branches of a step are drawn from this branch and learn from each other (CoSub)."""
-    inside_blocks = True
-    """Whether it changes what happens inside blocks: then recomputed activations (gradient checkpointing) need it in
-    force during backward too."""
-
     def __init__(self, bn: BatchNorm = "shared") -> None:
         check_batch_norm(bn)
         self.bn = bn
@@ -63,6 +59,13 @@ class Branch(ABC):
         with self._changed(model, keep, generator, ()), statistics_kept(unwrap(model), self.bn):
             yield
 
+    def inside_blocks(self, model: nn.Module) -> bool:
+        """Whether the branch changes what happens inside of the model's blocks.
+
+        Where blocks are run again during backward (gradient checkpointing), it must then be in force there too.
+        """
+        return True
+
     @abstractmethod
     def _changed(
         self, model: nn.Module, keep: Tensor | None, generator: torch.Generator | None, beside: Sequence[Branch]
@@ -87,7 +90,10 @@ class _Sum(Branch):
         super().__init__("main" if any(part.bn == "main" for part in parts) else "shared")
         # Masks first: PathSub steps in only at the forward, and what steps in last must go first.
         self.parts = tuple(sorted(parts, key=lambda part: not isinstance(part, MaskSub)))
-        self.inside_blocks = any(part.inside_blocks for part in parts)
+
+    def inside_blocks(self, model: nn.Module) -> bool:
+        """Whether one of the parts does."""
+        return any(part.inside_blocks(model) for part in self.parts)
 
     def __repr__(self) -> str:
         return " + ".join(map(repr, self.parts))
@@ -121,8 +127,6 @@ class MaskSub(Branch):
         ValueError: a value out of range.
     """
 
-    inside_blocks = False
-
     def __init__(
         self,
         ratio: float = 0.5,
@@ -139,7 +143,10 @@ class MaskSub(Branch):
         self.ratio = ratio
         self.unit = unit
         self.fill = fill
-        self.inside_blocks = bn == "main"
+
+    def inside_blocks(self, model: nn.Module) -> bool:
+        """Where batch norm is held, or position tables inside of blocks follow the choice."""
+        return self.bn == "main" or find_adapter(unwrap(model)).inside_blocks
 
     @property
     def ratio(self) -> float:

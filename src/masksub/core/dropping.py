@@ -17,7 +17,7 @@ from .adapter import Grid, Masker
 from .call import Call
 from .intercept import Interception, Interceptor, after
 from .masking import kept_indices
-from .removal import drop_pairs, drop_positions, drop_tokens, spread
+from .removal import cells_of_units, drop_pairs, drop_positions, drop_tokens, spread
 
 __all__ = ["Choice", "KeepTokens", "TokenDrop"]
 
@@ -29,8 +29,9 @@ class Choice:
         prefix: number of tokens before the units, never dropped.
 
     Attributes:
-        units: L, 0 as long as no choice was made.
+        units: L, 0 as long as no choice was made. Where a unit is several tokens, L and K count tokens.
         indices: (B, K), None where all units stay.
+        cells: rows and columns of the grid that the L tokens come from.
         reached: whether the forward came by a place where tokens are dropped.
     """
 
@@ -38,7 +39,21 @@ class Choice:
         self.prefix = prefix
         self.units = 0
         self.indices: Tensor | None = None
+        self.cells = (0, 0)
         self.reached = False
+
+    def arrive(self) -> None:
+        """Note that the forward came by a place where units are dropped.
+
+        Raises:
+            RuntimeError: no choice was made for this forward.
+        """
+        self.reached = True
+        if self.units == 0:
+            raise RuntimeError(
+                "the model was not called through the object that was given to applied(), so nothing was drawn to "
+                "mask; call that very object"
+            )
 
     def drop(self, x: Tensor, prefix: int | None = None) -> Tensor:
         """Drop tokens of x (B, prefix + L, D) -> (B, prefix + K, D).
@@ -47,12 +62,7 @@ class Choice:
             RuntimeError: no choice was made for this forward, or the model has another number of tokens.
         """
         prefix = self.prefix if prefix is None else prefix
-        self.reached = True
-        if self.units == 0:
-            raise RuntimeError(
-                "the model was not called through the object that was given to applied(), so nothing was drawn to "
-                "mask; call that very object"
-            )
+        self.arrive()
         if self.indices is None:
             return x
         if x.shape[1] != prefix + self.units:
@@ -63,8 +73,15 @@ class Choice:
         return drop_tokens(x, self.indices, prefix)
 
     def positions(self, table: Tensor) -> Tensor:
-        """Rows of a table (L, D) -> (B, 1, K, D), the 1 for attention heads; the table itself where all units stay."""
-        return table if self.indices is None else drop_positions(table, self.indices).unsqueeze(1)
+        """Rows of a table of positions; the table itself where all units stay.
+
+        Args:
+            table: (L, D) -> (B, 1, K, D), the 1 for attention heads; (..., A, L, D) -> (..., B, A, K, D).
+        """
+        if self.indices is None:
+            return table
+        rows = drop_positions(table, self.indices)
+        return rows.unsqueeze(1) if table.ndim == 2 else rows
 
     def pairs(self, bias: Tensor) -> Tensor:
         """Entries of a table (1, A, N, N) -> (B, A, prefix + K, prefix + K); itself where all units stay."""
@@ -101,6 +118,7 @@ class TokenDrop(ABC):
     name: str
     where: str
     how: Literal["drop"] = "drop"
+    inside_blocks: bool = False
 
     def __init__(self) -> None:
         self._interceptor: Interceptor[Choice] = Interceptor(lambda m: Choice(self.prefix(m)), self.interceptions)
@@ -121,12 +139,29 @@ class TokenDrop(ABC):
     def interceptions(self, model: Any, choice: Choice) -> Sequence[Interception]:
         """Where tokens are dropped, and what must follow the choice (rotary tables, position biases)."""
 
+    def side(self, model: Any) -> int:
+        """Tokens along each side of a unit; more than 1 where later layers join square groups of tokens.
+
+        The tokens of one unit then follow each other, row by row.
+        """
+        return 1
+
     def overlapping(self, model: Any) -> bool:
         """Whether a unit's token also sees pixels of its neighbours (convolutional stems).
 
         The pixels of masked units are then blanked before, so that nothing of them reaches a visible token.
         """
         return False
+
+    def without_masked(
+        self, model: Any, call: Call, keep: Tensor, grid: Grid, fill: float, choice: Choice
+    ) -> Call:
+        """The call that the model gets; from some stems pixels of masked units must be kept away."""
+        if not self.overlapping(model):
+            return call
+        visible = spread(keep, (grid.rows, grid.cols), (call.x.shape[-2], call.x.shape[-1]))
+        blank = torch.as_tensor(fill, dtype=call.x.dtype, device=call.x.device)
+        return call.with_x(torch.where(visible, call.x, blank))
 
     def why(self, model: nn.Module) -> str:
         """Why the family is masked this way, one sentence."""
@@ -146,14 +181,15 @@ class TokenDrop(ABC):
                     raise ValueError(
                         "keep has rows with different numbers of visible units; dropped tokens need equal rows"
                     )
-                armed, choice.reached, choice.units = True, False, keep.shape[1]
+                grid, side = self.grid(model, call, None), self.side(model)
+                armed, choice.reached, choice.units = True, False, keep.shape[1] * side**2
+                choice.cells = (grid.rows * side, grid.cols * side)
                 choice.indices = None if count == keep.shape[1] else kept_indices(keep, count)
-                if choice.indices is None or not self.overlapping(model):
+                if choice.indices is None:
                     return call
-                grid = self.grid(model, call, None)
-                visible = spread(keep, (grid.rows, grid.cols), (call.x.shape[-2], call.x.shape[-1]))
-                blank = torch.as_tensor(fill, dtype=call.x.dtype, device=call.x.device)
-                return call.with_x(torch.where(visible, call.x, blank))
+                if side > 1:
+                    choice.indices = cells_of_units(choice.indices, grid.cols, side)
+                return self.without_masked(model, call, keep, grid, fill, choice)
 
             choice.units, choice.indices = 0, None
             try:

@@ -66,10 +66,10 @@ class Filling:
     """Which cells of the current batch are filled, and with what; set before each forward.
 
     Attributes:
-        visible: boolean (B, rows of units, columns of units), None where all stay.
+        visible: boolean (B, H, W), None where all stay.
         value: a number, or the mask token.
         layout: of the embedding.
-        cells: H and W of the embedding.
+        cells: H and W of the embedding; 0 as long as no choice was made.
         reached: whether the forward came by the embedding.
     """
 
@@ -83,11 +83,16 @@ class Filling:
         """Fill the masked cells of an embedding, or of the first part of a tuple ``(embedding, size)``.
 
         Raises:
-            RuntimeError: the embedding has another number of cells.
+            RuntimeError: no choice was made for this forward, or the embedding has another number of cells.
         """
         if isinstance(embedding, tuple):
             return (self.fill(embedding[0]), *embedding[1:])
         self.reached = True
+        if self.cells == (0, 0):
+            raise RuntimeError(
+                "the model was not called through the object that was given to applied(), so nothing was drawn to "
+                "mask; call that very object"
+            )
         if self.visible is None:
             return embedding
         shape = tuple(embedding.shape)
@@ -117,6 +122,7 @@ class CellFill(ABC):
     name: str
     where: str
     how: Literal["fill"] = "fill"
+    inside_blocks = False
 
     def __init__(self) -> None:
         self._interceptor: Interceptor[Filling] = Interceptor(
@@ -185,17 +191,17 @@ class CellFill(ABC):
                 nonlocal armed
                 height, width = call.x.shape[-2:]
                 armed, filling.reached, filling.visible = True, False, None
+                filling.cells = cells = (-(-height // cell), -(-width // cell))
                 filling.value = getattr(model, MASK_TOKEN).view(-1) if isinstance(fill, str) else fill
                 if count == keep.shape[1]:
                     return call
-                filling.cells = cells = (-(-height // cell), -(-width // cell))
                 units = (-(-height // size), -(-width // size))
                 filling.visible = spread(keep, units, cells, size // cell).squeeze(1)
                 if self.overlapping(model):
                     return call.with_x(blank_pixels(call.x, keep, size))
                 return call
 
-            filling.visible = None
+            filling.visible, filling.cells = None, (0, 0)
             try:
                 yield mask
             finally:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from .adapter import Grid, patch_grid
 
-__all__ = ["conv_grid", "loaded", "nested_part", "only_part"]
+__all__ = ["conv_grid", "embed_grid", "loaded", "nested_part", "only_part"]
 
 
 def loaded(module: str, names: Iterable[str]) -> tuple[type, ...]:
@@ -74,3 +74,15 @@ def conv_grid(x: Tensor, projection: nn.Conv2d, unit: int | None) -> Grid:
     down, right = projection.stride
     cells = ((x.shape[-2] - tall) // down + 1, (x.shape[-1] - wide) // right + 1)
     return patch_grid(x, cells, (tall, wide), unit)
+
+
+def embed_grid(embed: Any, x: Tensor, unit: int | None) -> Grid:
+    """The grid of a patch embedding that can be asked for it: ``dynamic_feat_size``, ``feat_ratio`` or ``patch_size``.
+
+    Args:
+        embed: the module.
+        x: the model's input.
+        unit: side in pixels of the square that is masked as one; None for one patch.
+    """
+    ratio = embed.feat_ratio(as_scalar=False) if hasattr(embed, "feat_ratio") else embed.patch_size
+    return patch_grid(x, embed.dynamic_feat_size(tuple(x.shape[-2:])), ratio, unit)

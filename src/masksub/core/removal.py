@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["blank_pixels", "drop_pairs", "drop_positions", "drop_tokens", "fill_cells", "spread"]
+__all__ = ["blank_pixels", "cells_of_units", "drop_pairs", "drop_positions", "drop_tokens", "fill_cells", "spread"]
 
 
 def with_prefix(indices: Tensor, prefix: int) -> Tensor:
@@ -42,13 +42,15 @@ def drop_positions(table: Tensor, indices: Tensor) -> Tensor:
     """The rows of a table of positions, for example rotary embeddings, that belong to the chosen units.
 
     Args:
-        table: (L, D), the same for all inputs.
+        table: (L, D), the same for all inputs, or (..., A, L, D) with one for each head, and perhaps for each block.
         indices: (B, K).
 
     Returns:
-        (B, K, D), differentiable.
+        (B, K, D) or (..., B, A, K, D), differentiable.
     """
-    return table.index_select(0, indices.flatten()).view(*indices.shape, *table.shape[1:])
+    rows = table.index_select(-2, indices.flatten())  # (..., B * K, D)
+    rows = rows.view(*table.shape[:-2], *indices.shape, table.shape[-1])
+    return rows if table.ndim == 2 else rows.movedim(-3, -4)
 
 
 def drop_pairs(bias: Tensor, indices: Tensor, prefix: int = 0) -> Tensor:
@@ -67,6 +69,23 @@ def drop_pairs(bias: Tensor, indices: Tensor, prefix: int = 0) -> Tensor:
     pairs = tokens.unsqueeze(2) * length + tokens.unsqueeze(1)  # (B, N', N')
     flat = bias.reshape(heads, length * length)
     return flat.index_select(1, pairs.flatten()).view(heads, *pairs.shape).transpose(0, 1)
+
+
+def cells_of_units(indices: Tensor, cols: int, side: int) -> Tensor:
+    """The cells that units of side x side cells are made of.
+
+    Args:
+        indices: (B, K), among the units, row-major.
+        cols: units in a row of the grid.
+        side: cells along each side of a unit.
+
+    Returns:
+        (B, K * side * side), among the cells, row-major; those of one unit follow each other.
+    """
+    within = torch.arange(side, device=indices.device)
+    rows = (indices // cols).unsqueeze(2) * side + within  # (B, K, side)
+    columns = (indices % cols).unsqueeze(2) * side + within
+    return (rows.unsqueeze(3) * (cols * side) + columns.unsqueeze(2)).flatten(1)
 
 
 def spread(keep: Tensor, grid: tuple[int, int], size: tuple[int, int], unit: int | None = None) -> Tensor:

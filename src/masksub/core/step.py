@@ -181,7 +181,7 @@ class TwoBranchStep:
         """Both forwards; the tensors of the result carry their graph."""
         if self.sub.mutual and self.runs_sub:
             return self._mutual(x, y, generator)
-        if self.runs_sub and self.sub.inside_blocks:
+        if self.runs_sub and recomputes(self.model) and self.sub.inside_blocks(self.model):
             self._refuse_recomputing()
         loss_main = logits = loss_sub = sub_logits = None
         if self.runs_main:

@@ -1,0 +1,220 @@
+"""Every model family of timm, torchvision and transformers: how it is masked, what a step costs, and the contract.
+
+    python -m benchmarks.zoo                       # what is not in the results yet; can be stopped at any time
+    python -m benchmarks.zoo --only timm:xcit hf:  # rows whose name begins so, again if they are there already
+    python -m benchmarks.zoo --render              # docs/models.md from the results
+
+One model for each module of ``timm.models`` (the smallest one that it registers), each classifier of torchvision, and
+each transformers family that masksub names (small random configurations). Each goes through ``tests/contract.py``,
+which has a two-branch step in split and in joint mode, and is inspected for the operations of a step. Images are small
+where the architecture allows.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import platform
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+import torch.nn.functional as F
+import torchvision
+import transformers
+from torch import nn
+
+from benchmarks.zoo_page import PAGE, ROOT, render
+from masksub.core.adapter import find_adapter
+from masksub.core.call import Call
+from masksub.core.flops import meta_copy
+from masksub.core.inspect import inspect
+from tests.cases import hf_text, hf_vision
+from tests.cases.case import CLASSES, Case, logits_of
+from tests.contract import CHECKS
+
+RESULTS = ROOT / "benchmarks" / "results" / "zoo.json"
+SIZES = (64, 96, 128, 160, 192, 224, 240, 256, 384)
+"""Sides that are tried, in pixels, before the model's own."""
+
+
+@dataclass(frozen=True)
+class ZooCase(Case):
+    """A model of a library as it is. Its weights get noise in proportion, so that deep ones stay finite."""
+
+    def model(self) -> nn.Module:
+        """As ``Case.model``."""
+        torch.manual_seed(0)
+        model = self.build()
+        with torch.no_grad():
+            for parameter in model.parameters():
+                spread = float(parameter.std()) if parameter.numel() > 1 else 0.0
+                parameter.add_((0.1 * spread + (0.02 if spread == 0 else 0.0)) * torch.randn_like(parameter))
+        return model
+
+
+def timm_rows() -> Iterator[tuple[str, Callable[[], tuple[str, Case]]]]:
+    for module in sorted(timm.list_modules()):
+        if timm.list_models(module=module):
+            yield f"timm:{module}", lambda module=module: _timm_case(module)  # type: ignore[misc]
+
+
+def _timm_case(module: str) -> tuple[str, Case]:
+    sizes = {}
+    for name in timm.list_models(module=module):
+        try:
+            with torch.device("meta"):
+                model = timm.create_model(name, num_classes=CLASSES)
+            if getattr(model, "num_classes", 0) == CLASSES:
+                sizes[name] = sum(p.numel() for p in model.parameters())
+        except (RuntimeError, NotImplementedError, AssertionError, TypeError):
+            continue
+    problem: Exception = RuntimeError("no model of the module builds on the meta device")
+    for name in sorted(sizes, key=sizes.__getitem__)[:3]:
+        own = timm.get_pretrained_cfg_value(name, "input_size") or (3, 224, 224)
+        for size in dict.fromkeys((*(s for s in SIZES if s < own[-1]), own[-1])):
+            for arguments in ({"img_size": size}, {}):
+                if not arguments and size != own[-1] and _takes_size(name):
+                    continue
+                build = lambda n=name, a=arguments: timm.create_model(n, num_classes=CLASSES, **a)  # type: ignore[misc] # noqa: E731
+                try:
+                    return name, image_case(build, (own[0], size, size))
+                except Exception as error:  # too small an image for this architecture: a larger one is tried
+                    problem = error
+    raise problem
+
+
+def _takes_size(name: str) -> bool:
+    try:
+        with torch.device("meta"):
+            timm.create_model(name, img_size=timm.get_pretrained_cfg_value(name, "input_size")[-1])
+    except TypeError:
+        return False
+    return True
+
+
+def torchvision_rows() -> Iterator[tuple[str, Callable[[], tuple[str, Case]]]]:
+    for name in torchvision.models.list_models(module=torchvision.models):
+        yield f"torchvision:{name}", lambda name=name: _torchvision_case(name)  # type: ignore[misc]
+
+
+def _torchvision_case(name: str) -> tuple[str, Case]:
+    problem: Exception = RuntimeError("no size fits")
+    arguments: dict[str, Any] = {"weights": None, "num_classes": CLASSES}
+    if name in ("googlenet", "inception_v3"):
+        arguments["init_weights"] = False
+    for size in (64, 96, 128, 224, 299):
+        extra = {"image_size": size} if name.startswith("vit_") else {}
+        try:
+            return name, image_case(
+                lambda e=extra: torchvision.models.get_model(name, **arguments, **e), (3, size, size)
+            )  # type: ignore[misc]
+        except Exception as error:  # too small an image for this architecture: a larger one is tried
+            problem = error
+    raise problem
+
+
+def image_case(build: Callable[[], nn.Module], shape: tuple[int, ...]) -> ZooCase:
+    """The case of an image model; raises where it doesn't take images of this shape, or has too few units in them."""
+    with torch.device("meta"):
+        model = build()
+    x = torch.empty(4, *shape, device="meta")
+    with torch.no_grad():
+        logits_of(meta_copy(model).train(), x)
+        logits_of(meta_copy(model).eval(), x)
+    adapter = find_adapter(model)
+    units = adapter.grid(model, Call((x,)), None).units
+    if units < 4:
+        raise ValueError(f"{units} units in an image of {shape}")
+    real = build().train()
+    logits = logits_of(real, torch.randn(4, *shape))
+    F.cross_entropy(logits, torch.arange(4) % CLASSES).backward()
+    unused = frozenset(name for name, p in real.named_parameters() if p.requires_grad and p.grad is None)
+    return ZooCase(build, shape, units, adapter.how, adapter.prefix(model), unused)
+
+
+def transformers_rows() -> Iterator[tuple[str, Callable[[], tuple[str, Case]]]]:
+    for name, case in {**hf_vision.CASES, **hf_text.CASES}.items():
+        yield f"hf:{name.removeprefix('hf ')}", lambda case=case: ("", case)  # type: ignore[misc]
+
+
+def run_row(make: Callable[[], tuple[str, Case]]) -> dict[str, Any]:
+    """One row of the table."""
+    began = time.perf_counter()
+    try:
+        name, case = make()
+    except Exception as error:
+        return {"problem": f"does not build: {_line(error)}", "seconds": round(time.perf_counter() - began, 1)}
+    model, (x, _) = case.build(), case.inputs()
+    found = inspect(model, x, measure=False)
+    row: dict[str, Any] = {
+        "model": name or type(model).__name__,
+        "class": type(model).__name__,
+        "input": list(case.shape),
+        "parameters": sum(p.numel() for p in model.parameters()),
+        **{k: v for k, v in found.as_dict().items() if k not in ("model", "branch", "seconds_plain", "time_ratio")},
+    }
+    row.pop("memory_ratio")
+    row["dropouts"], row["batch_norms"] = len(found.dropouts), len(found.batch_norms)
+    del model
+    row["broken"] = {}
+    for check in CHECKS:
+        gc.collect()
+        try:
+            check(case)
+        except (Exception, AssertionError) as error:
+            row["broken"][check.__name__] = _line(error)
+    row["seconds"] = round(time.perf_counter() - began, 1)
+    return row
+
+
+def _line(error: BaseException) -> str:
+    text = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+    return f"{type(error).__name__}: {text}"[:300]
+
+
+def versions() -> dict[str, str]:
+    return {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "torchvision": torchvision.__version__,
+        "timm": timm.__version__,
+        "transformers": transformers.__version__,
+        "machine": f"{platform.machine()}, CPU",
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", nargs="+", default=[], metavar="NAME", help="rows whose name begins so")
+    parser.add_argument("--results", type=Path, default=RESULTS)
+    parser.add_argument("--render", action="store_true", help="write docs/models.md from the results and stop")
+    args = parser.parse_args()
+    if args.render:
+        PAGE.write_text(render(json.loads(args.results.read_text(encoding="utf-8"))), encoding="utf-8")
+        return
+    warnings.simplefilter("ignore")
+    torch.set_num_threads(max(1, torch.get_num_threads()))
+    results: dict[str, Any] = {"versions": versions(), "rows": {}}
+    if args.results.exists():
+        results = json.loads(args.results.read_text(encoding="utf-8"))
+        results["versions"] = versions()
+    for name, make in (*timm_rows(), *torchvision_rows(), *transformers_rows()):
+        if name.startswith(tuple(args.only)) if args.only else name not in results["rows"]:
+            row = results["rows"][name] = run_row(make)
+            state = row.get("problem") or (f"broken: {row['broken']}" if row["broken"] else "ok")
+            print(f"{name:40} {row.get('how', '-'):8} {row['seconds']:6.1f} s  {state}", flush=True)
+            # Written after each row: a stop loses the current one only.
+            partial = args.results.with_suffix(".partial")
+            partial.write_text(json.dumps(results, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+            partial.replace(args.results)
+
+
+if __name__ == "__main__":
+    main()
