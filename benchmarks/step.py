@@ -27,7 +27,7 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from masksub import MaskSub, TwoBranchStep
+from masksub import METHODS, TwoBranchStep
 from masksub.app.attention import choose_attention, set_attention
 from masksub.core.flops import step_flops
 from masksub.core.measurement import paired_seconds, peak_memory
@@ -38,16 +38,17 @@ CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
-def make_step(model: nn.Module, weight: float, ratio: float) -> TwoBranchStep:
+def make_step(model: nn.Module, weight: float, args: argparse.Namespace) -> TwoBranchStep:
     """The step of the library; at weight 0 it is the plain step."""
-    return TwoBranchStep(model, nn.CrossEntropyLoss(), sub=MaskSub(ratio), weight=weight)
+    sub = METHODS[args.method].branch(args.ratio, p=args.p)
+    return TwoBranchStep(model, nn.CrossEntropyLoss(), sub=sub, weight=weight)
 
 
-def flops(model: nn.Module, shape: tuple[int, ...], weight: float, ratio: float) -> int:
+def flops(model: nn.Module, shape: tuple[int, ...], weight: float, args: argparse.Namespace) -> int:
     """Operations of one step."""
 
     def run(meta: nn.Module, x: Tensor) -> None:
-        make_step(meta, weight, ratio)(x, torch.zeros(len(x), dtype=torch.long, device=x.device))
+        make_step(meta, weight, args)(x, torch.zeros(len(x), dtype=torch.long, device=x.device))
 
     return step_flops(model, run, shape)
 
@@ -75,15 +76,15 @@ def measure(name: str, dtype: str, attention: str, args: argparse.Namespace, dev
     shape = (args.batch_size, 3, 224, 224)
     how = choose_attention(model, shape, device=device, precision=dtype) if attention == "auto" else attention
     set_attention(model, how)
-    plain_flops = flops(model, shape, 0.0, args.ratio)
-    masked_flops = flops(model, shape, 0.5, args.ratio)
+    plain_flops = flops(model, shape, 0.0, args)
+    masked_flops = flops(model, shape, 0.5, args)
 
     model.to(device)
     x = torch.randn(shape, device=device)
     y = torch.randint(1000, (args.batch_size,), device=device)
 
     def step(weight: float) -> Step:
-        two_branch = make_step(model, weight, args.ratio)
+        two_branch = make_step(model, weight, args)
 
         def run() -> None:
             model.zero_grad(set_to_none=True)
@@ -180,6 +181,9 @@ def main() -> None:
     parser.add_argument("--attention", nargs="+", default=["auto"], choices=["fused", "unfused", "auto"])
     parser.add_argument("--batch-size", type=int, help="images; default 8 on a CPU, 128 on a GPU")
     parser.add_argument("--repeats", type=int, default=9, help="pairs of steps")
+    methods = ("masksub", "dropsub", "pathsub", "cosub")
+    parser.add_argument("--method", default="masksub", choices=methods, help="the sub branch beside the plain step")
+    parser.add_argument("--p", type=float, default=0.5, help="rate of dropsub, pathsub and cosub")
     parser.add_argument("--ratio", type=float, default=0.5, help="share of tokens that is masked")
     parser.add_argument("--threads", type=int, help="of the CPU; default PyTorch's")
     parser.add_argument(

@@ -13,6 +13,7 @@ where the architecture allows.
 from __future__ import annotations
 
 import argparse
+import copy
 import gc
 import json
 import platform
@@ -30,16 +31,18 @@ import torchvision
 import transformers
 from torch import nn
 
-from benchmarks.zoo_page import PAGE, ROOT, render
+from benchmarks.zoo_page import PAGE, RESULTS, render
 from masksub.core.adapter import find_adapter
 from masksub.core.call import Call
-from masksub.core.flops import meta_copy
+from masksub.core.copies import meta_copy
 from masksub.core.inspect import inspect
 from tests.cases import hf_text, hf_vision
 from tests.cases.case import CLASSES, Case, logits_of
 from tests.contract import CHECKS
 
-RESULTS = ROOT / "benchmarks" / "results" / "zoo.json"
+KEPT = ("family", "how", "where", "why", "units", "visible", "prefix", "flop_ratio", "drop_paths",
+        "drop_paths_on_part", "warnings")  # fmt: skip
+"""Of what ``inspect`` finds."""
 SIZES = (64, 96, 128, 160, 192, 224, 240, 256, 384)
 """Sides that are tried, in pixels, before the model's own."""
 
@@ -49,14 +52,31 @@ class ZooCase(Case):
     """A model of a library as it is. Its weights get noise in proportion, so that deep ones stay finite."""
 
     def model(self) -> nn.Module:
-        """As ``Case.model``."""
+        """As ``Case.model``. Initial weights are drawn once: of a large model that takes longer than a step."""
+        if _LAST[:1] != [self]:
+            _LAST[:] = [self, self._noisy()]
+        return copy.deepcopy(_LAST[1])
+
+    def _noisy(self) -> nn.Module:
         torch.manual_seed(0)
         model = self.build()
         with torch.no_grad():
             for parameter in model.parameters():
                 spread = float(parameter.std()) if parameter.numel() > 1 else 0.0
                 parameter.add_((0.1 * spread + (0.02 if spread == 0 else 0.0)) * torch.randn_like(parameter))
+            # Statistics of a batch, as a trained model has some: without them the logits of a deep one vanish.
+            norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+            momenta = [norm.momentum for norm in norms]
+            for norm in norms:
+                norm.momentum = None
+            logits_of(model.train(), self.inputs()[0])
+            for norm, momentum in zip(norms, momenta):
+                norm.momentum = momentum
         return model
+
+
+_LAST: list[Any] = []
+"""The case that was asked for a model last, and its model."""
 
 
 def timm_rows() -> Iterator[tuple[str, Callable[[], tuple[str, Case]]]]:
@@ -122,8 +142,8 @@ def _torchvision_case(name: str) -> tuple[str, Case]:
 
 def image_case(build: Callable[[], nn.Module], shape: tuple[int, ...]) -> ZooCase:
     """The case of an image model; raises where it doesn't take images of this shape, or has too few units in them."""
-    with torch.device("meta"):
-        model = build()
+    real = build()  # some libraries compute with tensors while they build, which the meta device can't
+    model = meta_copy(real)
     x = torch.empty(4, *shape, device="meta")
     with torch.no_grad():
         logits_of(meta_copy(model).train(), x)
@@ -132,8 +152,7 @@ def image_case(build: Callable[[], nn.Module], shape: tuple[int, ...]) -> ZooCas
     units = adapter.grid(model, Call((x,)), None).units
     if units < 4:
         raise ValueError(f"{units} units in an image of {shape}")
-    real = build().train()
-    logits = logits_of(real, torch.randn(4, *shape))
+    logits = logits_of(real.train(), torch.randn(4, *shape))
     F.cross_entropy(logits, torch.arange(4) % CLASSES).backward()
     unused = frozenset(name for name, p in real.named_parameters() if p.requires_grad and p.grad is None)
     return ZooCase(build, shape, units, adapter.how, adapter.prefix(model), unused)
@@ -158,9 +177,8 @@ def run_row(make: Callable[[], tuple[str, Case]]) -> dict[str, Any]:
         "class": type(model).__name__,
         "input": list(case.shape),
         "parameters": sum(p.numel() for p in model.parameters()),
-        **{k: v for k, v in found.as_dict().items() if k not in ("model", "branch", "seconds_plain", "time_ratio")},
+        **{k: v for k, v in found.as_dict().items() if k in KEPT},
     }
-    row.pop("memory_ratio")
     row["dropouts"], row["batch_norms"] = len(found.dropouts), len(found.batch_norms)
     del model
     row["broken"] = {}

@@ -8,6 +8,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "models.md"
+RESULTS = ROOT / "benchmarks" / "results" / "zoo.json"
 
 HEAD = """# How models are masked
 
@@ -28,7 +29,15 @@ by [one call of `masksub.register`](your-own-model.md).
 what lies before the place of dropping (stems, patch embeddings) weighs more here than in a large model. "Paths" are the
 residual branches that PathSub drops, and how many of them it runs on a part of the batch only. "Contract" is
 `tests/contract.py`: ratio 0 is bit-equal, weights and modules are untouched, masked units have no influence, split and
-joint mode give the same gradient.
+joint mode give the same gradient, and the other branches leave the model as it was.
+
+Texts: tokens are chosen among those that are neither special nor padding, each row keeps the same share of its own
+length, and those that stay keep their positions, so that the sub branch is really shorter. Protected are the first and
+last token of each sentence, and every special id that the model's configuration names; for others call
+`masksub.set_special_tokens(model, tokenizer.all_special_ids, mask=tokenizer.mask_token_id)`.
+
+Auxiliary heads (GoogLeNet, Inception v3) get no loss from a two-branch step, and so no gradient: build the model with
+`aux_logits=False` under DistributedDataParallel.
 """
 
 

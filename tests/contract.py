@@ -10,7 +10,9 @@ from torch import Tensor, nn
 
 import masksub
 from masksub.core.adapter import find_adapter
+from masksub.core.dropouts import dropout_sites
 from masksub.core.masking import sample_keep_among
+from masksub.core.residual import exits_of
 from tests.cases.case import Case, call_of, logits_of
 
 
@@ -150,6 +152,26 @@ def wrong_keep_is_refused(case: Case) -> None:
             logits_of(model, x)
 
 
+def other_branches_leave_the_model_as_it_was(case: Case) -> None:
+    """Dropout and drop path in a branch, where the model has places for them; at rate 0 they change nothing."""
+    model, (x, _) = case.model().eval(), case.inputs()
+    expected = logits_of(model, x)
+    before = state(model)
+    branches: list[tuple[masksub.Branch, masksub.Branch]] = []
+    if exits_of(model):
+        branches += [(masksub.PathSub(0.5), masksub.PathSub(0.0)), (masksub.MaskSub(0.5) + masksub.PathSub(0.5),) * 2]
+    if dropout_sites(model):
+        branches.append((masksub.DropSub(0.5), masksub.DropSub(0.0)))
+    for branch, nothing in branches:
+        with branch.applied(model):
+            assert not torch.equal(logits_of(model, x), expected), f"{branch} changes nothing"
+        if nothing is not branch:
+            with nothing.applied(model):
+                assert torch.equal(logits_of(model, x), expected), f"{nothing} changes something"
+    assert state(model) == before
+    assert torch.equal(logits_of(model, x), expected)
+
+
 CHECKS = (
     how_it_is_masked,
     ratio_zero_in_eval_mode_is_bit_equal,
@@ -162,5 +184,6 @@ CHECKS = (
     split_and_joint_give_the_same_gradient,
     same_generator_same_result_and_another_choice_each_time,
     wrong_keep_is_refused,
+    other_branches_leave_the_model_as_it_was,
 )
 """All of the contract; each raises AssertionError where it is broken."""

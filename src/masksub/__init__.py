@@ -15,6 +15,7 @@ from masksub.core.loss import relaxed_target
 from masksub.core.masking import sample_keep, sample_keep_blocks
 from masksub.core.methods import METHODS
 from masksub.core.pathsub import CoSub, PathSub
+from masksub.core.sentences import set_special_tokens
 from masksub.core.step import StepOutput, TwoBranchStep
 
 __version__ = "0.1.0"
@@ -37,6 +38,7 @@ __all__ = [
     "sample_keep",
     "sample_keep_blocks",
     "schedule",
+    "set_special_tokens",
     "unregister",
     "without_mask_token",
 ]

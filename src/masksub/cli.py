@@ -241,7 +241,8 @@ def _code(error: Exception) -> int:
         print(error, file=sys.stderr)  # noqa: T201
         return 128 + error.signum
     if isinstance(error, ImportError) and error.name and not error.name.startswith("masksub"):
-        print(f"error: {error.name} is not installed: pip install 'masksub[app]'", file=sys.stderr)  # noqa: T201
+        extra = "transformers" if error.name == "transformers" else "app"
+        print(f"error: {error.name} is not installed: pip install 'masksub[{extra}]'", file=sys.stderr)  # noqa: T201
         return 1
     hint = "" if isinstance(error, (InputError, RuntimeError, OSError)) else " (masksub --debug ... shows where)"
     print(f"error: {error or type(error).__name__}{hint}", file=sys.stderr)  # noqa: T201

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 import masksub
 from masksub.core.adapter import find_adapter
 from tests.cases.own import OwnViT
+from tests.models import vit
 
 KEEP = torch.tensor([[True, False, False, True], [False, True, True, False]])
 
@@ -44,6 +45,31 @@ def test_taken_back_it_is_masked_in_pixels_again() -> None:
     masksub.unregister(OwnViT)
     assert find_adapter(small()).how == "pixels"
     masksub.unregister(OwnViT)  # once more does nothing
+
+
+class Around(nn.Module):
+    """A timm ViT inside of a module of the user's own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.backbone = vit()
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.backbone(2 * x)
+        return out
+
+
+def test_a_timm_vit_inside_of_something_else() -> None:
+    masksub.register(Around, tokens="backbone.patch_drop", prefix=1)
+    try:
+        model, x = Around().eval(), torch.randn(2, 3, 16, 16)
+        keep = masksub.sample_keep(2, 16, 0.5)
+        with masksub.MaskSub(0.5).applied(model, keep=keep):
+            out = model(x)
+        with masksub.MaskSub(0.5).applied(model.backbone, keep=keep):
+            assert torch.equal(out, model.backbone(2 * x))
+    finally:
+        masksub.unregister(Around)
 
 
 class Derived(OwnViT):

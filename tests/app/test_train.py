@@ -262,8 +262,8 @@ def test_compute_is_counted_by_method(tmp_path: Path) -> None:
     """17 tokens whole, 9 masked: a two-branch step is between 1.5 and 1.6 plain ones; masking alone is cheaper."""
     flops = {}
     for method in ("plain", "masksub", "direct-mask", "self-distill", "dropsub", "pathsub"):
-        summary = train(small(f"method={method}", "train.epochs=0.125", "optim.warmup_epochs=0", "sub.p=0.5"), tmp_path / method,
-                        reporter=quiet())  # fmt: skip
+        recipe = small(f"method={method}", "train.epochs=0.125", "optim.warmup_epochs=0", "sub.p=0.5")
+        summary = train(recipe, tmp_path / method, reporter=quiet())
         flops[method] = summary["flops"]
     assert 1.5 < flops["masksub"] / flops["plain"] < 1.6
     assert flops["masksub"] == pytest.approx(flops["plain"] + flops["direct-mask"])

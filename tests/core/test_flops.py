@@ -52,6 +52,24 @@ def test_pixel_blocks_save_nothing() -> None:
     assert step_flops(model, run(0.5), (2, 3, 64, 64)) == 2 * plain > 0
 
 
+@pytest.mark.parametrize("groups", [1, 2, 8])
+def test_grouped_convolutions_against_a_hand_count(groups: int) -> None:
+    """8 channels in and out, 3 x 3, 16 x 16 positions; forward, and two gradients of the same cost in the second layer.
+    The framework's counter takes the weight's gradient for that of a dense layer."""
+    model = nn.Sequential(
+        nn.Conv2d(3, 8, 1), nn.Conv2d(8, 8, 3, padding=1, groups=groups), nn.AdaptiveAvgPool2d(1), nn.Flatten()
+    )
+    first, second = 2 * 256 * 3 * 8, 2 * 256 * 8 * 8 // groups * 9
+    assert step_flops(model, run(0.0), (2, 3, 16, 16)) == 2 * (2 * first + 3 * second)
+
+
+def test_transposed_convolution_against_a_hand_count() -> None:
+    model = nn.Sequential(
+        nn.Conv2d(3, 8, 1), nn.ConvTranspose2d(8, 5, 2, stride=2), nn.AdaptiveAvgPool2d(1), nn.Flatten()
+    )
+    assert step_flops(model, run(0.0), (2, 3, 16, 16)) == 2 * (2 * 2 * 256 * 3 * 8 + 3 * 2 * 256 * 8 * 5 * 4)
+
+
 def test_counting_leaves_the_model_and_the_random_numbers_alone() -> None:
     model = resnet()
     before = {key: value.clone() for key, value in model.state_dict().items()}

@@ -76,12 +76,23 @@ def one_configuration(rank: int, kind: str, mode: Any, train_bn: bool) -> tuple[
     return {name: p.grad for name, p in model.named_parameters()}, per_step
 
 
+def own_choices() -> list[Tensor]:
+    """What this process masks and drops without a generator, seeded as the other process is."""
+    torch.manual_seed(0)
+    x = torch.randn(8, 3, 16, 16)
+    model, seen = vit().eval(), []
+    for sub in (masksub.MaskSub(0.5), masksub.PathSub(0.5), masksub.MaskSub(0.5)):
+        with torch.no_grad(), sub.applied(model):
+            seen.append(model(x))
+    return seen
+
+
 def worker(rank: int, folder: str) -> None:
     torch.set_num_threads(1)
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
     dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
     results = {each: one_configuration(rank, *each) for each in CONFIGURATIONS}
-    torch.save(results, f"{folder}/{rank}.pt")
+    torch.save({**results, "own choices": own_choices()}, f"{folder}/{rank}.pt")
     dist.destroy_process_group()
 
 
@@ -109,6 +120,14 @@ def test_same_gradient_as_one_process(results: Any, kind: str, mode: Any) -> Non
         gradients = results[rank][kind, mode, False][0]
         for name, parameter in model.named_parameters():
             torch.testing.assert_close(gradients[name], parameter.grad, atol=1e-6, rtol=1e-4)
+
+
+def test_each_rank_draws_its_own_masks_and_paths(results: Any) -> None:
+    """Processes are seeded alike: else the effective batch has each mask as often as there are processes."""
+    one, two = (results[rank]["own choices"] for rank in range(2))
+    for mine, other in zip(one, two):
+        assert not torch.allclose(mine, other)
+    assert not torch.equal(one[0], one[2])  # and another one at each forward
 
 
 @pytest.mark.parametrize("mode", ["split", "joint"])

@@ -15,8 +15,20 @@ from .hf_text import HfTextDrop
 from .hf_text_mask import HfTextReplace
 from .hf_vit import HfViT
 from .pixels import PixelBlocks
+from .timm_beit import TimmBeit
+from .timm_cait import TimmCait
+from .timm_convit import TimmConViT
+from .timm_deepseek_vit import TimmDeepseekViT
 from .timm_eva import TimmEva
+from .timm_gemma4_vit import TimmGemma4ViT
+from .timm_hiera import TimmHiera
+from .timm_naflexvit import TimmNaFlexViT
+from .timm_packed import TimmPacked
+from .timm_qwen3_vit import TimmQwen3ViT
+from .timm_relpos import TimmRelPos
+from .timm_tnt import TimmTnt
 from .timm_vit import TimmViT
+from .timm_volo import TimmVolo
 from .timm_windows import TimmWindows
 from .torchvision_vit import TorchvisionViT
 from .torchvision_windows import TorchvisionWindows
@@ -26,6 +38,18 @@ __all__ = ["FAMILIES"]
 FAMILIES: tuple[Adapter, ...] = (
     TimmViT(),
     TimmEva(),
+    TimmBeit(),
+    TimmRelPos(),
+    TimmCait(),
+    TimmNaFlexViT(),
+    TimmHiera(),
+    TimmDeepseekViT(),
+    TimmQwen3ViT(),
+    TimmGemma4ViT(),
+    TimmConViT(),
+    TimmTnt(),
+    TimmVolo(),
+    TimmPacked(),
     TimmWindows(),
     TorchvisionViT(),
     TorchvisionWindows(),

@@ -1,6 +1,7 @@
 """Blocks whose residual branches and dropouts are not found by the names that timm gives them.
 
-By qualified class name, so that no library is imported. An entry that a version of a library doesn't have is passed over.
+By qualified class name, so that no library is imported. An entry that a version of a library doesn't have is passed
+over.
 """
 
 from masksub.core.dropouts import register_dropouts

@@ -6,16 +6,16 @@ returns.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from typing import Any
 
 from torch import nn
 
-from masksub.core.adapter import Grid, patch_grid
+from masksub.core.adapter import Grid
 from masksub.core.call import Call
 from masksub.core.dropping import Choice, KeepTokens, TokenDrop
 from masksub.core.intercept import Interception
+from masksub.core.parts import embed_grid, loaded
 
 
 class TimmEva(TokenDrop):
@@ -26,8 +26,7 @@ class TimmEva(TokenDrop):
 
     def matches(self, model: nn.Module) -> bool:
         """True for a timm Eva; timm is not imported for it."""
-        module = sys.modules.get("timm.models.eva")
-        return module is not None and isinstance(model, module.Eva)
+        return isinstance(model, loaded("timm.models.eva", ["Eva"]))
 
     def prefix(self, model: Any) -> int:
         """Class and register tokens."""
@@ -35,8 +34,7 @@ class TimmEva(TokenDrop):
 
     def grid(self, model: Any, call: Call, unit: int | None) -> Grid:
         """One cell a patch; ``unit`` is a multiple of the patch size in pixels."""
-        embed = model.patch_embed
-        return patch_grid(call.x, embed.dynamic_feat_size(tuple(call.x.shape[-2:])), embed.patch_size, unit)
+        return embed_grid(model.patch_embed, call.x, unit)
 
     def interceptions(self, model: Any, choice: Choice) -> Sequence[Interception]:
         """A KeepTokens in the place of ``patch_drop``."""

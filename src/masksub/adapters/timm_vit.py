@@ -6,16 +6,16 @@ its own. ``patch_drop`` stands after the position embedding and before the first
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from typing import Any
 
 from torch import nn
 
-from masksub.core.adapter import Grid, patch_grid
+from masksub.core.adapter import Grid
 from masksub.core.call import Call
 from masksub.core.dropping import Choice, KeepTokens, TokenDrop
 from masksub.core.intercept import Interception
+from masksub.core.parts import embed_grid, loaded
 
 
 class TimmViT(TokenDrop):
@@ -26,8 +26,7 @@ class TimmViT(TokenDrop):
 
     def matches(self, model: nn.Module) -> bool:
         """True for a timm VisionTransformer or a subclass; timm is not imported for it."""
-        module = sys.modules.get("timm.models.vision_transformer")
-        return module is not None and isinstance(model, module.VisionTransformer)
+        return isinstance(model, loaded("timm.models.vision_transformer", ["VisionTransformer"]))
 
     def prefix(self, model: Any) -> int:
         """Class, distillation and register tokens."""
@@ -35,9 +34,7 @@ class TimmViT(TokenDrop):
 
     def grid(self, model: Any, call: Call, unit: int | None) -> Grid:
         """One cell a patch; ``unit`` is a multiple of the patch size in pixels."""
-        embed, size = model.patch_embed, tuple(call.x.shape[-2:])
-        ratio = embed.feat_ratio(as_scalar=False) if hasattr(embed, "feat_ratio") else embed.patch_size
-        return patch_grid(call.x, embed.dynamic_feat_size(size), ratio, unit)
+        return embed_grid(model.patch_embed, call.x, unit)
 
     def overlapping(self, model: Any) -> bool:
         """True for hybrids: their stem is a convolutional network."""

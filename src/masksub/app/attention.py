@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from masksub.core.branches import MaskSub
-from masksub.core.flops import meta_copy
+from masksub.core.copies import meta_copy
 
 __all__ = ["KNOWN", "choose_attention", "measure_attention", "set_attention"]
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import functools
 import operator
 
+import torch
+
 from masksub.core.branches import Branch
 from masksub.core.inspect import Inspection, inspect
 from masksub.core.methods import METHODS
@@ -57,3 +59,6 @@ def inspect_named(
         return inspect(model, example, sub=sub, measure=measure)
     except ValueError as error:
         raise InputError(f"{name}: {error}") from error
+    except RuntimeError as error:
+        shape = tuple((example if isinstance(example, torch.Tensor) else next(iter(example.values()))).shape)
+        raise InputError(f"{name} does not run on a batch of shape {shape}: {str(error).splitlines()[0]}") from error

@@ -98,7 +98,7 @@ def _transformers(name: str, image_size: int | None, batch: int) -> tuple[nn.Mod
             if hasattr(part, "image_size"):
                 part.image_size = image_size
     model = wanted(config)
-    return model, _batch_for(model, config, batch)
+    return model, _batch_for(model, config, image_size, batch)
 
 
 def _classifier_of(config: type) -> Any:
@@ -116,7 +116,7 @@ def _classifier_of(config: type) -> Any:
     return None
 
 
-def _batch_for(model: nn.Module, config: Any, batch: int) -> Example:
+def _batch_for(model: nn.Module, config: Any, image_size: int | None, batch: int) -> Example:
     name = getattr(model, "main_input_name", "")
     if name == "input_ids":
         length = min(128, int(getattr(config, "max_position_embeddings", 128)) - 2)
@@ -126,9 +126,9 @@ def _batch_for(model: nn.Module, config: Any, batch: int) -> Example:
         return {name: torch.randn(batch, config.max_length, config.num_mel_bins)}
     vision = getattr(config, "vision_config", config)
     if name == "pixel_values":
-        size = getattr(vision, "image_size", 224)
-        height, width = (size, size) if isinstance(size, int) else size
-        return {name: torch.randn(batch, getattr(vision, "num_channels", 3), height, width)}
+        size: Any = image_size or getattr(vision, "image_size", 224)
+        sides = (size, size) if isinstance(size, int) else size
+        return {name: torch.randn(batch, getattr(vision, "num_channels", 3), *sides)}
     raise InputError(
         f"{type(model).__name__} takes {name or 'unknown inputs'}: masksub masks images, texts, spectrograms"
     )

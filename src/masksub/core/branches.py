@@ -14,6 +14,7 @@ from .adapter import Grid, find_adapter
 from .batch_norm import BatchNorm, check_batch_norm, statistics_kept
 from .call import Call, calls_replaced
 from .masking import keep_count, sample_keep_among, sample_keep_blocks
+from .ranks import rank_generator
 from .wrappers import unwrap
 
 __all__ = ["Branch", "MaskSub"]
@@ -33,6 +34,7 @@ class Branch(ABC):
 
     mutual = False
     """Whether both branches of a step are drawn from this branch and learn from each other (CoSub)."""
+
     def __init__(self, bn: BatchNorm = "shared") -> None:
         check_batch_norm(bn)
         self.bn = bn
@@ -50,7 +52,8 @@ class Branch(ABC):
         Args:
             model: the very object that will be called (a DDP or compiled wrapper, not what is inside).
             keep: fixes the choice of visible units instead of drawing it: boolean (B, L), ``True`` = visible.
-            generator: source of randomness; the global generator of the input's device if None.
+            generator: source of randomness; if None, the global generator of the input's device, in distributed
+                training one that also depends on the rank.
 
         Raises:
             ValueError: on entry or at the forward: the branch would change nothing, or ``keep`` does not fit.
@@ -174,7 +177,7 @@ class MaskSub(Branch):
                 if keep is not None:
                     device = call.x.device
                     return masker(call, keep.to(device), _row_count(keep, call.x.shape[0], grid.units))
-                return masker(call, *self._sample(call.x, grid, generator))
+                return masker(call, *self._sample(call.x, grid, generator or rank_generator(call.x.device)))
 
             with calls_replaced(model, mask):
                 yield

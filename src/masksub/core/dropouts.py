@@ -47,7 +47,7 @@ def dropout_sites(model: nn.Module) -> list[str]:
 
 
 class DropSub(Branch):
-    """Dropout on the outputs of attention and MLP, in the sub branch only (DropSub, arXiv 2306.11339, section 3.3).
+    """Dropout on the outputs of attention and MLP, in the sub branch only (DropSub, arXiv 2306.11339).
 
     Within the branch ``p`` stands in place of the recipe's own rates there, also where these are 0. What is dropped is
     drawn from the global generator of the device, as dropout does.

@@ -84,7 +84,7 @@ class Choice:
         return rows.unsqueeze(1) if table.ndim == 2 else rows
 
     def pairs(self, bias: Tensor) -> Tensor:
-        """Entries of a table (1, A, N, N) -> (B, A, prefix + K, prefix + K); itself where all units stay."""
+        """Entries of a table ([1,] A, N, N) -> (B, A, prefix + K, prefix + K); itself where all units stay."""
         return bias if self.indices is None else drop_pairs(bias, self.indices, self.prefix)
 
 
@@ -153,9 +153,7 @@ class TokenDrop(ABC):
         """
         return False
 
-    def without_masked(
-        self, model: Any, call: Call, keep: Tensor, grid: Grid, fill: float, choice: Choice
-    ) -> Call:
+    def without_masked(self, model: Any, call: Call, keep: Tensor, grid: Grid, fill: float, choice: Choice) -> Call:
         """The call that the model gets; from some stems pixels of masked units must be kept away."""
         if not self.overlapping(model):
             return call

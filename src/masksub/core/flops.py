@@ -6,7 +6,7 @@ multiply-add. It runs on the meta device: no arithmetic, no random numbers, the 
 
 from __future__ import annotations
 
-import copy
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -15,33 +15,30 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from .intercept import whole
-from .wrappers import unwrap
+from .copies import meta_copy, on_meta, real_copy
 
-__all__ = ["meta_copy", "on_meta", "step_flops"]
-
-
-def meta_copy(model: nn.Module) -> nn.Module:
-    """A copy of the unwrapped model, without any branch in force, on the meta device; weights are not copied."""
-    model = unwrap(model)
-    with whole(model):
-        return _meta_copy(model)
+__all__ = ["step_flops"]
 
 
-def _meta_copy(model: nn.Module) -> nn.Module:
-    memo: dict[int, Any] = {}
-    for parameter in model.parameters():
-        memo[id(parameter)] = nn.Parameter(parameter.detach().to("meta"), requires_grad=parameter.requires_grad)
-    for buffer in model.buffers():
-        memo[id(buffer)] = buffer.detach().to("meta")
-    return copy.deepcopy(model, memo)
+def _convolution_backward(
+    grad_out: Sequence[int],
+    x: Sequence[int],
+    weight: Sequence[int],
+    *settings: Any,
+    out_shape: Any = None,
+) -> int:
+    """Each wanted gradient costs what the forward does.
+
+    The framework's own formula takes grouped convolutions for dense ones in the gradient of the weight: for a depthwise
+    convolution of C channels it counts C times too many.
+    """
+    transposed, wanted = settings[4], settings[7]  # of bias, stride, padding, dilation, ..., output mask
+    positions = math.prod((x if transposed else grad_out)[2:])
+    forward = 2 * x[0] * positions * math.prod(weight)
+    return forward * (bool(wanted[0]) + bool(wanted[1]))
 
 
-def on_meta(x: Any) -> Any:
-    """A tensor, or the tensors of a mapping, without values."""
-    if isinstance(x, Mapping):
-        return {name: on_meta(value) for name, value in x.items()}
-    return torch.empty_like(x, device="meta") if isinstance(x, Tensor) else x
+_FORMULAS = {torch.ops.aten.convolution_backward: _convolution_backward}
 
 
 def step_flops(
@@ -70,10 +67,9 @@ def step_flops(
         trial = meta_copy(model)
         x = on_meta(x) if isinstance(x, (Tensor, Mapping)) else torch.empty(*x, device="meta")
     else:
-        with whole(unwrap(model)):
-            trial = copy.deepcopy(unwrap(model))
+        trial = real_copy(model)
     with sdpa_kernel(SDPBackend.MATH):
         step(trial, x)  # what a branch finds out about a model at its first step is no part of the count
-        with FlopCounterMode(display=False) as counter:
+        with FlopCounterMode(display=False, custom_mapping=_FORMULAS) as counter:
             step(trial, x)
     return int(counter.get_total_flops())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import statistics
 from collections.abc import Callable, Mapping
@@ -17,6 +16,7 @@ from .adapter import find_adapter
 from .batch_norm import batch_norms
 from .branches import Branch, MaskSub
 from .call import Call
+from .copies import real_copy
 from .dropouts import dropout_sites
 from .flops import step_flops
 from .masking import keep_count
@@ -234,7 +234,7 @@ def _count_operations(found: Inspection, model: nn.Module, example: Any, sub: Br
 
 
 def _measure(found: Inspection, model: nn.Module, example: Any, sub: Branch) -> None:
-    trial = copy.deepcopy(model).train()
+    trial = real_copy(model).train()
     device = next(trial.parameters()).device
 
     def runs(weight: float) -> Callable[[], object]:
@@ -250,6 +250,11 @@ def _measure(found: Inspection, model: nn.Module, example: Any, sub: Branch) -> 
     pairs = paired_seconds(plain, both, REPEATS, device)
     found.seconds_plain = statistics.median(one for one, _ in pairs)
     found.time_ratio = statistics.median(two / one for one, two in pairs)
+    if found.flop_ratio is not None and found.time_ratio > 1.15 * found.flop_ratio:
+        found.warnings.append(
+            f"time is {found.time_ratio:.2f} x where operations are {found.flop_ratio:.2f} x: not all that is saved in "
+            f"arithmetic is saved in time on this machine at this size"
+        )
     memory = []
     for run in (plain, both):
         trial.zero_grad(set_to_none=True)

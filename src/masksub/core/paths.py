@@ -204,6 +204,13 @@ def find_paths(model: nn.Module, call: Call, beside: Sequence[Branch], efficient
 def _find_entries(
     model: nn.Module, call: Call, beside: Sequence[Branch], wanted: list[Residual], residuals: list[Residual]
 ) -> None:
+    # Nearly always the first submodule of each branch is its entry. One trial shows it; else they are tried by kind.
+    for r in wanted:
+        r.entry = r.called[0] if r.called else None
+    if not wanted or _runs_on_a_part(model, call, beside, residuals):
+        return
+    for r in wanted:
+        r.entry = None
     alike: dict[tuple[str, str, int, tuple[str, ...]], list[Residual]] = {}
     for r in wanted:
         kind = type(model.get_submodule(r.block)).__qualname__

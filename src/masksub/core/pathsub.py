@@ -14,6 +14,7 @@ from .branches import Branch
 from .call import Call, calls_replaced
 from .intercept import Interceptor
 from .paths import Paths, find_paths
+from .ranks import rank_generator
 from .residual import exits_of
 from .wrappers import unwrap
 
@@ -21,7 +22,7 @@ __all__ = ["CoSub", "PathSub"]
 
 
 class PathSub(Branch):
-    """Drop residual branches at random in the sub branch (PathSub, arXiv 2306.11339, section 3.3).
+    """Drop residual branches at random in the sub branch (PathSub, arXiv 2306.11339).
 
     Every residual branch of the model is dropped for a share ``p`` of the inputs, each branch for others, also in
     models that were built without drop path. Within the branch ``p`` stands in place of the recipe's own rates.
@@ -77,7 +78,7 @@ class PathSub(Branch):
                 nonlocal paths
                 if paths is None:
                     paths = stack.enter_context(interceptor.applied(inner, call, beside))
-                paths.draw(call.x, self.p, generator)
+                paths.draw(call.x, self.p, generator or rank_generator(call.x.device))
                 return call
 
             with calls_replaced(model, draw):

@@ -57,14 +57,14 @@ def drop_pairs(bias: Tensor, indices: Tensor, prefix: int = 0) -> Tensor:
     """The entries of a table of pairs, for example a relative position bias, that belong to pairs of chosen tokens.
 
     Args:
-        bias: (1, A, N, N), the same for all inputs.
+        bias: (A, N, N) or (1, A, N, N), the same for all inputs.
         indices: (B, K), which of the L = N - prefix units stay.
         prefix: number of tokens before the units, always kept.
 
     Returns:
         (B, A, prefix + K, prefix + K), differentiable.
     """
-    _, heads, length, _ = bias.shape
+    heads, length = bias.shape[-3:-1]
     tokens = with_prefix(indices, prefix)  # (B, N')
     pairs = tokens.unsqueeze(2) * length + tokens.unsqueeze(1)  # (B, N', N')
     flat = bias.reshape(heads, length * length)

@@ -7,7 +7,6 @@ from which on the branch is run on a part of the batch.
 
 from __future__ import annotations
 
-import copy
 import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
@@ -18,8 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from .call import Call
-from .flops import meta_copy
-from .intercept import whole
+from .copies import meta_copy, real_copy
 
 __all__ = ["TRIAL_BATCH", "Residual", "bare_copy", "exits_of", "is_drop_path", "register_exits", "trial_call", "watch"]
 
@@ -99,11 +97,7 @@ def bare_copy(model: nn.Module, *, meta: bool = True) -> nn.Module:
         model: the unwrapped model.
         meta: on the meta device, else where the model is, with its weights.
     """
-    if meta:
-        bare = meta_copy(model)
-    else:
-        with whole(model):
-            bare = copy.deepcopy(model)
+    bare = meta_copy(model) if meta else real_copy(model)
     _clear_hooks(bare)
     return bare
 

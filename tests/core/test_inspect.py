@@ -1,0 +1,105 @@
+"""If these fail, ``inspect`` tells a user something else than training will do."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from torch import nn
+
+import masksub
+from masksub import DropSub, MaskSub, PathSub
+from masksub.core.measurement import peak_memory
+from tests.core.test_flops import vit_forward
+from tests.models import CASES, resnet, vit
+
+
+def image(size: int = 16, batch: int = 8) -> torch.Tensor:
+    return torch.randn(batch, 3, size, size)
+
+
+def test_a_vit_is_described_and_left_alone() -> None:
+    model = vit(reg_tokens=3)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    found = masksub.inspect(model, image())
+    assert (found.how, found.units, found.visible, found.prefix) == ("drop", 16, 8, 4)
+    assert (found.drop_paths, found.drop_paths_on_part, len(found.dropouts)) == (4, 4, 4)
+    assert found.batch_norms == [] and found.warnings == []
+    assert found.time_ratio is not None and found.memory_ratio is not None and found.seconds_plain is not None
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+    assert all(p.grad is None for p in model.parameters())
+    assert json.loads(json.dumps(found.as_dict()))["how"] == "drop"
+    for text in ("tokens dropped", "8 of 16, and 4 prefix tokens", "patch_drop", "x a plain step"):
+        assert text in str(found)
+
+
+def test_operations_are_those_of_a_hand_count() -> None:
+    """17 tokens whole, 9 masked; backward is twice the forward, but for the input of the embedding."""
+    embed = 2 * 16 * 48 * 24
+    plain, masked = 3 * vit_forward(17) - embed, 3 * vit_forward(9) - embed
+    found = masksub.inspect(vit(), image(), measure=False)
+    assert found.flops_plain == plain and found.flop_ratio == pytest.approx((plain + masked) / plain)
+    assert found.time_ratio is None
+    assert masksub.inspect(vit(), image(), sub=DropSub(0.1), measure=False).flop_ratio == 2.0
+    half = masksub.inspect(vit(), image(), sub=PathSub(0.5), measure=False).flop_ratio
+    assert half is not None and 1.5 < half < 1.53
+
+
+def test_what_a_user_should_know_is_a_warning() -> None:
+    found = masksub.inspect(resnet(), image(64), measure=False)
+    assert found.how == "pixels" and len(found.batch_norms) == 13
+    assert any("nothing is saved" in text for text in found.warnings)
+    assert any('bn="main"' in text for text in found.warnings)
+    found = masksub.inspect(resnet(), image(32), measure=False)
+    assert any("masks none of 1 units" in text for text in found.warnings)
+    found = masksub.inspect(vit(img_size=8, patch_size=4), image(8), sub=MaskSub(0.3), measure=False)
+    assert any("with 4 units, ratio 0.3 masks 50%" in text for text in found.warnings)
+
+
+class Around(nn.Module):
+    """Something of a user's own around a model whose tokens could be dropped."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.backbone = vit()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        out: torch.Tensor = self.backbone(x)
+        return out
+
+
+def test_a_vit_inside_of_something_else_is_pointed_out() -> None:
+    model = Around()
+    model.backbone = vit(img_size=64)
+    found = masksub.inspect(model, image(64), measure=False)
+    if found.how == "pixels":
+        assert any("backbone is a VisionTransformer" in text for text in found.warnings)
+    else:
+        assert found.how == "drop"
+
+
+@pytest.mark.parametrize("name", ["swin", "bert", "hf vit"])
+def test_other_ways_of_masking(name: str) -> None:
+    case = CASES[name] if name in CASES else next(c for n, c in CASES.items() if n.removeprefix("hf ") == name)
+    found = masksub.inspect(case.model(), case.inputs()[0])
+    assert found.how == case.how and found.flop_ratio is not None and found.flop_ratio > 1
+    assert found.memory_ratio is not None
+
+
+def test_nothing_to_mask_is_an_error() -> None:
+    with pytest.raises(ValueError, match="has nothing to mask"):
+        masksub.inspect(nn.Linear(3, 2), torch.randn(4, 3))
+
+
+def test_peak_memory_against_a_known_answer() -> None:
+    """4 + 8 - 4 + 2 MiB held: the peak is at 12."""
+
+    def run() -> None:
+        a = torch.empty(4 << 20, dtype=torch.uint8)
+        b = torch.empty(8 << 20, dtype=torch.uint8)
+        del a
+        c = torch.empty(2 << 20, dtype=torch.uint8)
+        del b, c
+
+    assert peak_memory(run, torch.device("cpu")) == 12 << 20
