@@ -43,6 +43,8 @@ from tests.contract import CHECKS
 KEPT = ("family", "how", "where", "why", "units", "visible", "prefix", "flop_ratio", "drop_paths",
         "drop_paths_on_part", "warnings")  # fmt: skip
 """Of what ``inspect`` finds."""
+LARGE = 150_000_000
+"""Parameters above which a model is shrunk to two blocks: the smallest DeepSeek encoder has 412 million."""
 SIZES = (64, 96, 128, 160, 192, 224, 240, 256, 384)
 """Sides that are tried, in pixels, before the model's own."""
 
@@ -100,11 +102,14 @@ def _timm_case(module: str) -> tuple[str, Case]:
         own = timm.get_pretrained_cfg_value(name, "input_size") or (3, 224, 224)
         for size in dict.fromkeys((*(s for s in SIZES if s < own[-1]), own[-1])):
             for arguments in ({"img_size": size}, {}):
-                if not arguments and size != own[-1] and _takes_size(name):
+                if sizes[name] > LARGE:
+                    arguments["depth"] = 2
+                if "img_size" not in arguments and size != own[-1] and _takes_size(name):
                     continue
                 build = lambda n=name, a=arguments: timm.create_model(n, num_classes=CLASSES, **a)  # type: ignore[misc] # noqa: E731
                 try:
-                    return name, image_case(build, (own[0], size, size))
+                    shown = f"{name}, depth 2" if "depth" in arguments else name
+                    return shown, image_case(build, (own[0], size, size))
                 except Exception as error:  # too small an image for this architecture: a larger one is tried
                     problem = error
     raise problem

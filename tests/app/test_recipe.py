@@ -79,8 +79,11 @@ RATIO = "must be a number, at least 0 and below 1, or a mapping with kind: const
         ("model: {name: m, weights: 3}", "model.weights = 3: must be text, or null"),
         ("optim: 3", "optim = 3: must be a section of keys and values"),
         ("train: 3", "train = 3: must be a section of keys and values, at least epochs"),
-        ("method: null", "method = null: must be plain, masksub, direct-mask, true-label-sub, self-distill, dropsub, "
-                         "pathsub or cosub"),
+        (
+            "method: null",
+            "method = null: must be plain, masksub, direct-mask, true-label-sub, self-distill, dropsub, "
+            "pathsub or cosub",
+        ),
         ("augment: {flip: [0.5]}", "augment.flip = [0.5]: must be a number, at least 0 and at most 1"),
         # ranges, of every kind of bound
         ("sub: {ratio: 1.0}", f"sub.ratio = 1.0: {RATIO}"),

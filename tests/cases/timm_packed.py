@@ -47,7 +47,6 @@ def former(token_mixers: Any, **kwargs: Any) -> nn.Module:
 
 
 CASES = {
-    "pvt v2": case("pvt_v2_b0", **PVT),
     "twins pcpvt": case("twins_pcpvt_small", img_size=64, **PVT),
     "xcit": Case(lambda: small_xcit(8), (3, 24, 32), 12, "drop"),
     "xcit, patches of 16 px": Case(lambda: small_xcit(16, tokens_norm=True), (3, 48, 64), 12, "drop"),

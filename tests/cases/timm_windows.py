@@ -29,6 +29,7 @@ TINY_VIT = {
     "embed_dims": (8, 8, 8, 8), "depths": (1, 1, 1, 1), "num_heads": (1, 1, 1, 1), "window_sizes": (4, 4, 4, 2),
 }  # fmt: skip
 STAGES = {"depths": (1, 1), "num_heads": (1, 1)}
+PVT: dict[str, Any] = {"depths": (1, 1, 1, 1), "embed_dims": (8, 8, 8, 8), "num_heads": (1, 1, 1, 1)}
 
 
 def mvit(num_classes: int, **kwargs: Any) -> nn.Module:
@@ -46,6 +47,10 @@ def named(name: str, **kwargs: Any) -> Case:
 
 
 CASES = {
+    "pvt v2": Case(lambda: timm.create_model("pvt_v2_b0", num_classes=CLASSES, **PVT), (3, 64, 64), 4, "fill"),
+    "pvt v2, linear attention": Case(
+        lambda: timm.create_model("pvt_v2_b2_li", num_classes=CLASSES, **PVT), (3, 64, 64), 4, "fill"
+    ),
     "swin": named("swin_tiny_patch4_window7_224", **SWIN),
     "swin v2": named("swinv2_tiny_window8_256", **SWIN),
     "swin v2 cr": named("swinv2_cr_tiny_ns_224", **SWIN),

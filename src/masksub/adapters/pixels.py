@@ -49,11 +49,12 @@ _REASONS: dict[str, dict[str, str]] = {
     },
     "its attention is among neighbours on the grid and needs the whole of it": {"transformers.models": "dinat"},
     "its tokens could be dropped, but masksub does not know the place; masksub.register names it": {
-        "timm.models": (
-            "beit cait convit crossvit deepseek_vit gemma4_vit hiera naflexvit pit qwen3_vit tnt "
-            "vision_transformer_relpos xcit"
-        ),
         "transformers.models": "hiera siglip2",
+    },
+    "its two grids of patches have no squares in common but quarters of the image": {"timm.models": "crossvit"},
+    "its overlapping patches and the pools between its stages can't be cut into units": {"timm.models": "pit"},
+    "it is an encoder without a classifier; those of the same module have their tokens dropped": {
+        "timm.models": "deepseek_vit gemma4_vit qwen3_vit",
     },
     "convolutions stand around its state-space mixers, and these need the whole grid": {"timm.models": "efficientvim"},
     "convolutions follow a transform of the input to frequencies, and these need the whole grid": {

@@ -19,7 +19,6 @@ _ENTRIES = {
     ("inception_next", "MetaNeXt"): "stem",
     ("mambaout", "MambaOut"): "stem",
     ("metaformer", "MetaFormer"): "stem",
-    ("pvt_v2", "PyramidVisionTransformerV2"): "patch_embed",
     ("rdnet", "RDNet"): "stem",
     ("swiftformer", "SwiftFormer"): "stem",
     ("twins", "Twins"): "patch_embeds.0",
@@ -38,7 +37,8 @@ def _entry(model: nn.Module) -> str | None:
 class TimmPacked(PackedUnits):
     """Kept units packed before the stem.
 
-    PVT v2 and Twins are taken where attention is global and unpooled, MetaFormers where no pool mixes tokens.
+    Twins are taken where attention is global, MetaFormers where no pool mixes tokens. Where a convolution works on the
+    wide layer of each MLP (PVT v2), laying the units out for it takes longer than is saved: such models are not here.
     """
 
     name = "timm hierarchical model by units"

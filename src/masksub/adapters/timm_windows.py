@@ -62,7 +62,9 @@ _PLACES: dict[tuple[str, str], _Place] = {
     ("sequencer", "Sequencer2d"): _Place("stem", "NHWC", "recurrent layers run along whole rows and columns"),
     ("vision_transformer_sam", "VisionTransformerSAM"): _Place("patch_embed", "NHWC", _WINDOWS),
     ("pvt_v2", "PyramidVisionTransformerV2"): _Place(
-        "patch_embed", "NHWC", "convolutions in attention and MLP need the whole grid"
+        "patch_embed",
+        "NHWC",
+        "a convolution in each MLP needs the whole grid; laying kept units out for it saves no time",
     ),
     ("volo", "VOLO"): _Place("patch_embed", "NCHW", "outlook attention weighs the neighbours of each cell of the grid"),
 }
