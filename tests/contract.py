@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import gc
+import weakref
 
 import pytest
 import torch
@@ -172,6 +174,30 @@ def other_branches_leave_the_model_as_it_was(case: Case) -> None:
     assert torch.equal(logits_of(model, x), expected)
 
 
+def a_changing_ratio_beside_drop_path(case: Case) -> None:
+    """Schedules begin with nothing masked: what was found out about the model then must hold later."""
+    model, (x, y) = case.model(), case.inputs()
+    if not exits_of(model):
+        return
+    mask = masksub.MaskSub(0.0)
+    step = masksub.TwoBranchStep(model, nn.CrossEntropyLoss(), sub=mask + masksub.PathSub(0.5))
+    for ratio in (0.0, 0.5, 0.0):
+        mask.ratio = ratio
+        assert step(x, y).loss.isfinite()
+
+
+def a_model_that_was_masked_is_freed(case: Case) -> None:
+    """Else a sweep over models fills the memory."""
+    model, (x, _) = case.model(), case.inputs()
+    branch = masksub.MaskSub(0.5) + masksub.PathSub(0.5) if exits_of(model) else masksub.MaskSub(0.5)
+    with branch.applied(model):
+        logits_of(model, x)
+    gone = weakref.ref(model)
+    del model
+    gc.collect()
+    assert gone() is None
+
+
 CHECKS = (
     how_it_is_masked,
     ratio_zero_in_eval_mode_is_bit_equal,
@@ -185,5 +211,7 @@ CHECKS = (
     same_generator_same_result_and_another_choice_each_time,
     wrong_keep_is_refused,
     other_branches_leave_the_model_as_it_was,
+    a_changing_ratio_beside_drop_path,
+    a_model_that_was_masked_is_freed,
 )
-"""All of the contract; each raises AssertionError where it is broken."""
+"""All of the contract; each raises an error, or fails as ``pytest.raises`` does, where it is broken."""

@@ -72,6 +72,19 @@ def test_a_timm_vit_inside_of_something_else() -> None:
         masksub.unregister(Around)
 
 
+def test_a_model_that_looks_at_values() -> None:
+    """Shapes alone don't do then: a copy is run on the batch."""
+
+    class Looks(OwnViT):
+        def forward(self, x: Tensor) -> Tensor:
+            assert x.max().item() < 100
+            return super().forward(x)
+
+    model = Looks(pixels=16)
+    with masksub.MaskSub(0.5).applied(model):
+        assert isinstance(model(torch.randn(2, 3, 16, 16)), Tensor)
+
+
 class Derived(OwnViT):
     pass
 
@@ -81,7 +94,7 @@ class Derived(OwnViT):
     ("arguments", "message"),
     [
         ({"tokens": "embd"}, "has no such module; it has embed, blocks, head"),
-        ({"tokens": "head"}, r"its result is of shape \(2, 5\), not tokens"),
+        ({"tokens": "head"}, r"its result is of shape \(5,\) each, not tokens"),
         ({"tokens": "embed.unused"}, "the forward never calls it"),
         ({"tokens": "embed", "prefix": 5}, "gives 5 tokens, prefix = 5: nothing is left"),
         ({"tokens": "embed", "prefix": 1, "patch": 4}, "4 x 4 patches, but embed of OwnViT gives 4 tokens"),

@@ -111,6 +111,9 @@ def test_a_run_is_a_folder(tmp_path: Path) -> None:
 RESUMED = {
     "masksub": (),
     "plain": ("method=plain",),
+    "dropsub": ("method=dropsub", "sub.p=0.3"),
+    "pathsub": ("method=pathsub", "sub.p=0.3"),
+    "cosub": ("method=cosub", "sub.p=0.3", "sub.efficient=false"),
     "everything random": (
         "augment.mixup=0.8", "augment.cutmix=1.0", "train.ema_decay=0.9", "optim.clip_norm=1.0",
         "model.kwargs.drop_path_rate=0.2", "model.kwargs.proj_drop_rate=0.1", "sub.mode=joint",

@@ -16,13 +16,13 @@ from torch import Tensor, nn
 
 import masksub
 from masksub import CoSub, DropSub, MaskSub, PathSub
-from masksub.core.call import Call
 from masksub.core.dropouts import dropout_sites
 from masksub.core.flops import step_flops
-from masksub.core.intercept import Interceptor
+from masksub.core.intercept import Interceptor, swapped
 from masksub.core.paths import find_paths
 from masksub.core.residual import exits_of
-from tests.models import resnet, vit
+from tests.cases.case import Case, call_of, logits_of
+from tests.models import CASES, resnet, vit
 
 
 def batch(size: int = 6, pixels: int = 16) -> tuple[Tensor, Tensor]:
@@ -137,12 +137,17 @@ def test_plain_paths_are_bernoulli_for_each_input() -> None:
     assert float(((counts.sort().values - expected) ** 2 / expected).sum()) < 16.3  # 0.1 % point, 3 degrees of freedom
 
 
+class Nothing(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.zeros_like(x)
+
+
 def test_expectation_of_a_residual_branch_is_unchanged() -> None:
     """Averaged over draws, a branch with its scale is the whole branch: else sub and main differ by more than noise."""
     model, (x, _) = vit(depth=1).eval(), batch(4)
     block: Any = model.blocks[0]  # type: ignore[index]
     tokens, seen = torch.randn(4, 17, 24), []
-    block.mlp.forward = lambda t: torch.zeros_like(t)  # the first branch alone
+    block.mlp = Nothing()  # the first branch alone
     whole = block(tokens).detach()
     block.register_forward_pre_hook(lambda m, a: (tokens,))
     block.register_forward_hook(lambda m, a, out: seen.append(out))
@@ -175,26 +180,123 @@ FAMILIES: dict[str, tuple[Callable[[], nn.Module], int]] = {
 }  # fmt: skip
 
 
+def case_library(case: Case) -> str:
+    """Where the case is written: those of transformers have files of their own."""
+    return "transformers" if type(case).__name__ in ("TextCase", "NamedCase") else ""
+
+
+def part_and_whole(model: nn.Module, x: Any) -> tuple[Tensor, Tensor, Tensor, int]:
+    """Logits with residual branches run on a part of the batch, and with the same ones run whole; plain logits; number
+    of those run on a part."""
+    call = call_of(x)
+    part, whole = (find_paths(model, call, (), efficient) for efficient in (True, False))
+    assert all(r.entry is None for r in whole.residuals)
+    results = []
+    for paths in (part, whole):
+        with Interceptor(lambda _, p=paths: p, lambda _, p: p.interceptions()).applied(model):  # type: ignore[misc]
+            paths.draw(call.x, 0.5, generator())
+            if paths is whole:
+                assert whole.rows is not None
+                size = call.x.shape[0]
+                chosen = torch.zeros(len(whole.residuals), size).scatter(1, whole.rows, whole.factor)
+                bernoulli = torch.rand(len(whole.residuals), size, generator=generator()) >= 0.5
+                alone = torch.tensor([r.entry is None for r in part.residuals])
+                whole.scales = torch.where(alone[:, None], bernoulli * 2.0, chosen)
+            results.append(logits_of(model, x))
+    return results[0], results[1], logits_of(model, x), sum(r.entry is not None for r in part.residuals)
+
+
 @pytest.mark.parametrize("name", FAMILIES)
 def test_on_a_part_of_the_batch_equals_run_whole(name: str) -> None:
     """The branch run on K inputs gives what it gives these inputs in the whole batch (batch norm in eval mode)."""
     build, pixels = FAMILIES[name]
-    model, (x, _) = stirred(build()).eval(), batch(4, pixels)
-    part, whole = (find_paths(model, Call((x,)), (), efficient) for efficient in (True, False))
-    assert any(r.entry is not None for r in part.residuals) and all(r.entry is None for r in whole.residuals)
-    results = []
-    for paths in (part, whole):
-        with Interceptor(lambda _, p=paths: p, lambda _, p: p.interceptions()).applied(model):  # type: ignore[misc]
-            paths.draw(x, 0.5, generator())
-            if paths is whole:
-                assert whole.rows is not None
-                chosen = torch.zeros(len(whole.residuals), 4).scatter(1, whole.rows, whole.factor)
-                bernoulli = torch.rand(len(whole.residuals), 4, generator=generator()) >= 0.5
-                alone = torch.tensor([r.entry is None for r in part.residuals])
-                whole.scales = torch.where(alone[:, None], bernoulli * 2.0, chosen)
-            results.append(model(x))
-    torch.testing.assert_close(results[0], results[1], atol=1e-5, rtol=1e-4)
-    assert not torch.allclose(results[0], model(x))
+    one, other, plain, count = part_and_whole(stirred(build()).eval(), batch(4, pixels)[0])
+    assert count > 0
+    torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-4)
+    assert not torch.allclose(one, plain)
+
+
+@pytest.mark.parametrize("name", [name for name, case in CASES.items() if "transformers" in case_library(case)])
+def test_transformers_run_on_a_part_of_the_batch(name: str) -> None:
+    """Their layers were not made for drop path; sentences bring attention masks that must follow the inputs."""
+    model, (x, _) = CASES[name].model().eval(), CASES[name].inputs()
+    if not exits_of(model):
+        pytest.skip("no residual branches that masksub knows")
+    one, other, plain, _ = part_and_whole(model, x)
+    torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-4)
+    assert not torch.allclose(one, plain)
+
+
+@pytest.mark.parametrize("name", ["bert", "distilbert", "modernbert", "deberta-v2", "roberta", "hf vit", "hf clip"])
+def test_all_residual_branches_of_these_run_on_a_part(name: str) -> None:
+    model, (x, _) = CASES[name].model().eval(), CASES[name].inputs()
+    residuals = find_paths(model, call_of(x), (), True).residuals
+    assert residuals and all(r.entry is not None for r in residuals)
+
+
+def test_sequence_first_blocks_are_refused() -> None:
+    """Their rows are tokens: dropping these would be another method, silently."""
+
+    class Block(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc, self.drop_path = nn.Linear(8, 8), nn.Identity()
+
+        def forward(self, x: Tensor) -> Tensor:
+            out: Tensor = x + self.drop_path(self.fc(x))
+            return out
+
+    class SequenceFirst(nn.Sequential):
+        def forward(self, x: Tensor) -> Tensor:
+            out: Tensor = super().forward(x.transpose(0, 1)).mean(dim=0)
+            return out
+
+    model = SequenceFirst(Block())
+    for efficient in (True, False):
+        with pytest.raises(ValueError, match=r"inputs: residual branches are dropped by input"):  # noqa: SIM117
+            with PathSub(0.5, efficient=efficient).applied(model):
+                model(torch.randn(4, 5, 8))
+
+
+def test_new_blocks_are_seen() -> None:
+    """Model surgery between steps."""
+    model, (x, _) = vit().eval(), batch()
+    with PathSub(0.5).applied(model):
+        model(x)
+    model.blocks.append(copy.deepcopy(model.blocks[0]))  # type: ignore[index, operator, union-attr]
+    seen: list[int] = []
+    model.blocks[2].attn.register_forward_pre_hook(lambda m, a: seen.append(len(a[0])))  # type: ignore[index, union-attr]
+    with PathSub(0.5).applied(model):
+        model(x)
+    assert seen == [3]
+
+
+def test_contexts_left_in_another_order_leave_nothing_behind() -> None:
+    """Branches put in force by hand, one inside the other, at the same place."""
+    model, (x, _) = vit().eval(), batch()
+    expected, before = model(x), [sorted(vars(m)) for m in model.modules()]
+    one, two = MaskSub(0.5).applied(model), PathSub(0.5).applied(model)
+    one.__enter__()
+    two.__enter__()
+    model(x)
+    one.__exit__(None, None, None)
+    two.__exit__(None, None, None)
+    assert [sorted(vars(m)) for m in model.modules()] == before and torch.equal(model(x), expected)
+    owner = nn.Identity()
+    outer, inner = swapped(owner, "forward", 1), swapped(owner, "forward", 2)
+    outer.__enter__()
+    inner.__enter__()
+    outer.__exit__(None, None, None)
+    assert owner.forward == 2
+    inner.__exit__(None, None, None)
+    assert "forward" not in vars(owner)
+
+
+def test_keep_for_a_branch_that_masks_nothing_is_refused() -> None:
+    model, (x, _) = vit(), batch()
+    for branch in (PathSub(0.5), DropSub(0.5)):
+        with pytest.raises(ValueError, match="masks nothing"), branch.applied(model, keep=torch.ones(6, 16).bool()):
+            model(x)
 
 
 @pytest.mark.parametrize("name", ["vit", "eva, rotary", "swin", "resnet"])
@@ -239,10 +341,14 @@ def test_efficient_paths_cost_their_share() -> None:
     assert flops(PathSub(0.5)) == 8 * (2 * (embed + head) + blocks + blocks // 2)
 
 
-def test_a_batch_too_small_to_drop_an_input_is_an_error() -> None:
-    model = vit()
-    with pytest.raises(ValueError, match="drops nothing in a batch of 1"), PathSub(0.5).applied(model):
-        model(batch(1)[0])
+def test_a_batch_too_small_to_drop_an_input_is_run_whole() -> None:
+    """The last batch of an epoch may have one input: it is dropped with probability p, as drop path does."""
+    model, (x, _) = vit().eval(), batch(1)
+    with PathSub(0.5).applied(model, generator=generator(2)):
+        results = [model(x) for _ in range(20)]
+    assert len({tuple(r[0].tolist()) for r in results}) > 2
+    with PathSub(0.1).applied(model, generator=generator(2)):
+        model(x)
 
 
 def test_two_draws_differ_and_a_seed_repeats_them() -> None:
@@ -309,6 +415,11 @@ def test_both_branches_learn_from_each_other(weight: float) -> None:
         assert not torch.equal(a, b)
     else:  # the plain step
         assert out.loss_sub is None
+
+
+def test_cosub_has_no_main_branch_to_keep_statistics_for() -> None:
+    with pytest.raises(ValueError, match="has no main branch"):
+        CoSub(0.1, bn="main")
 
 
 def test_cosub_has_no_labels_target() -> None:

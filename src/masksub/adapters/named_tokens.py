@@ -15,7 +15,7 @@ from masksub.core.adapter import unregister as unregister_adapter
 from masksub.core.call import Call
 from masksub.core.dropping import Choice, TokenDrop, drop_after
 from masksub.core.intercept import Interception
-from masksub.core.residual import bare_copy
+from masksub.core.residual import bare_copy, trial_call
 
 __all__ = ["NamedTokens", "register", "unregister"]
 
@@ -32,7 +32,9 @@ class NamedTokens(TokenDrop):
         self.model_class, self.tokens, self.patch, self._prefix = model_class, tokens, patch, prefix
         self.name = f"{model_class.__name__}, registered"
         self.where = f"after {tokens}"
-        self._lengths: weakref.WeakKeyDictionary[nn.Module, dict[tuple[int, ...], int]] = weakref.WeakKeyDictionary()
+        self._lengths: weakref.WeakKeyDictionary[nn.Module, dict[tuple[tuple[int, ...], int], int]] = (
+            weakref.WeakKeyDictionary()
+        )
 
     def matches(self, model: nn.Module) -> bool:
         """True for the registered class and its subclasses."""
@@ -52,6 +54,7 @@ class NamedTokens(TokenDrop):
         Raises:
             ValueError: the module gives no tokens (B, N, D), or not as many as the patch size says.
         """
+        self._check(model)
         units = self._length(model, call) - self._prefix
         if units < 1:
             raise ValueError(
@@ -79,45 +82,49 @@ class NamedTokens(TokenDrop):
         Raises:
             ValueError: there is no such module.
         """
-        if self.tokens not in (known := dict(model.named_modules())):
-            children = ", ".join(name for name in known if name and "." not in name)
-            raise ValueError(f"tokens = {self.tokens!r}: {type(model).__name__} has no such module; it has {children}")
+        self._check(model)
         return (drop_after(self.tokens, choice),)
 
     def _length(self, model: nn.Module, call: Call) -> int:
-        """Tokens for such an input, found once on shapes alone."""
+        """Tokens for such an input, found once as long as the sizes of the weights stay."""
         known = self._lengths.setdefault(model, {})
-        key = tuple(call.x.shape[1:])
+        key = (tuple(call.x.shape[1:]), sum(p.numel() for p in model.parameters()))
         if key not in known:
-            known[key] = _tokens_on_meta(model, self.tokens, call)
+            known[key] = _count_tokens(model, self.tokens, call)
         return known[key]
 
+    def _check(self, model: nn.Module) -> None:
+        if self.tokens not in (known := dict(model.named_modules())):
+            children = ", ".join(name for name in known if name and "." not in name)
+            raise ValueError(f"tokens = {self.tokens!r}: {type(model).__name__} has no such module; it has {children}")
 
-def _tokens_on_meta(model: nn.Module, path: str, call: Call) -> int:
+
+def _count_tokens(model: nn.Module, path: str, call: Call) -> int:
+    """Run a copy up to the module: on shapes alone, or where the model looks at values, on those of the call."""
     seen: list[Any] = []
 
     def see(_: nn.Module, __: Any, result: Any) -> None:
         seen.append(result)
         raise _ReachedError
 
-    bare = bare_copy(model)
-    bare.get_submodule(path).register_forward_hook(see)
-
-    def to_meta(value: Any) -> Any:
-        return torch.empty_like(value, device="meta") if isinstance(value, Tensor) else value
-
-    try:
-        with torch.no_grad():
-            bare(*map(to_meta, call.args), **{name: to_meta(value) for name, value in call.kwargs.items()})
-    except _ReachedError:
-        pass
+    for meta in (True, False):
+        bare, trial = bare_copy(model, meta=meta), trial_call(call, meta=meta)
+        bare.get_submodule(path).register_forward_hook(see)
+        try:
+            with torch.no_grad():
+                bare(*trial.args, **trial.kwargs)
+        except _ReachedError:
+            pass
+        except (RuntimeError, NotImplementedError):
+            if meta and not call.x.is_meta:
+                continue
+            raise
+        break
     result = seen[0] if seen else None
     if not isinstance(result, Tensor) or result.ndim != 3:
-        what = f"of shape {tuple(result.shape)}" if isinstance(result, Tensor) else type(result).__name__
-        raise ValueError(
-            f"tokens = {path!r}: "
-            + (f"its result is {what}, not tokens (B, N, D)" if seen else "the forward never calls it")
-        )
+        what = f"of shape {tuple(result.shape[1:])} each" if isinstance(result, Tensor) else type(result).__name__
+        told = f"its result is {what}, not tokens (B, N, D)" if seen else "the forward never calls it"
+        raise ValueError(f"tokens = {path!r}: {told}")
     return int(result.shape[1])
 
 

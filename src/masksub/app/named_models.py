@@ -78,7 +78,9 @@ def _torchvision(name: str, image_size: int | None, batch: int) -> tuple[nn.Modu
 def _transformers(name: str, image_size: int | None, batch: int) -> tuple[nn.Module, Example]:
     import transformers
 
-    if Path(name).is_dir():
+    if name and Path(name).is_dir():
+        if not Path(name, "config.json").is_file():
+            raise InputError(f"hf:{name}: the folder has no config.json")
         config = transformers.AutoConfig.from_pretrained(name, local_files_only=True)
         wanted = getattr(transformers, (config.architectures or [""])[0], None)
     else:

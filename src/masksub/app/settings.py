@@ -292,6 +292,8 @@ class Recipe(_Settings):
                 )
         if self.data.std is not None and min(self.data.std, default=1) <= 0:
             mistakes.append(f"data.std = {list(self.data.std)}: each must be above 0")
+        if self.method == "cosub" and self.sub.bn == "main":
+            mistakes.append('sub.bn = "main": cosub has no main branch; use "shared"')
         if (self.augment.mixup or self.augment.cutmix) and self.train.batch_size % 2:
             mistakes.append(f"train.batch_size = {self.train.batch_size}: mixup and cutmix need an even number")
         if mistakes:

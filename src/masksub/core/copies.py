@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import types
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -34,6 +35,12 @@ def on_meta(x: Any) -> Any:
 
 def _copy(model: nn.Module, convert: Any) -> nn.Module:
     with whole(model):
+        for path, module in model.named_modules():
+            if isinstance(vars(module).get("forward"), types.FunctionType):
+                raise ValueError(
+                    f"{path or 'the model'} ({type(module).__name__}) has a forward that is a function put on it; a "
+                    f"copy for a trial would share it and run the model itself. Make it a method of a subclass"
+                )
         memo: dict[int, Any] = {}
         for parameter in model.parameters():
             memo[id(parameter)] = nn.Parameter(convert(parameter), requires_grad=parameter.requires_grad)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 
@@ -17,6 +18,8 @@ from .wrappers import unwrap
 __all__ = ["DropSub", "dropout_sites", "register_dropouts"]
 
 _SITES: dict[str, tuple[str, ...]] = {}
+_STAND_INS: weakref.WeakKeyDictionary[nn.Module, nn.Dropout] = weakref.WeakKeyDictionary()
+"""By place that holds nothing: what stands there in the branch, the same at each step."""
 
 
 def register_dropouts(kinds: Mapping[str, tuple[str, ...]]) -> None:
@@ -41,7 +44,7 @@ def dropout_sites(model: nn.Module) -> list[str]:
                 site = module.get_submodule(name)
             except AttributeError:
                 continue
-            if isinstance(site, _DropoutNd):
+            if isinstance(site, (_DropoutNd, nn.Identity)):  # some hold nothing at rate 0
                 found.append(f"{path}.{name}" if path else name)
     return list(dict.fromkeys(found))
 
@@ -82,6 +85,8 @@ class DropSub(Branch):
     def _changed(
         self, model: nn.Module, keep: Tensor | None, generator: torch.Generator | None, beside: Sequence[Branch]
     ) -> Iterator[None]:
+        if keep is not None and not beside:
+            raise ValueError(f"keep was given, but {self!r} masks nothing")
         inner = unwrap(model)
         sites = dropout_sites(inner)
         if not sites:
@@ -92,6 +97,11 @@ class DropSub(Branch):
         with ExitStack() as stack:
             for path in sites:
                 site = inner.get_submodule(path)
+                if isinstance(site, nn.Identity):
+                    owner, _, name = path.rpartition(".")
+                    stand_in = _STAND_INS.setdefault(site, nn.Dropout())
+                    stack.enter_context(swapped(inner.get_submodule(owner), name, stand_in))
+                    site = stand_in
                 stack.enter_context(swapped(site, "p", self.p))
                 stack.enter_context(swapped(site, "training", True))
             yield

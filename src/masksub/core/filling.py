@@ -19,6 +19,7 @@ from .adapter import Grid, Masker, find_adapter
 from .call import Call
 from .intercept import Interceptor, after
 from .removal import blank_pixels, fill_cells, spread
+from .wrappers import unwrap
 
 __all__ = ["MASK_TOKEN", "CellFill", "Layout", "add_mask_token", "without_mask_token"]
 
@@ -44,6 +45,8 @@ def add_mask_token(model: nn.Module, *, std: float = 0.02) -> nn.Parameter:
     Raises:
         ValueError: the model is not masked by cells, or has an attribute of that name already.
     """
+    if unwrap(model) is not model:
+        raise ValueError("the model is wrapped already; give the model itself, before it is compiled or distributed")
     adapter = find_adapter(model)
     if not isinstance(adapter, CellFill):
         raise ValueError(f"{type(model).__name__} is not masked by cells ({adapter.how}), so it needs no mask token")

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .adapter import find_adapter
+from .adapter import Grid, find_adapter
 from .batch_norm import batch_norms
 from .branches import Branch, MaskSub
 from .call import Call
@@ -43,8 +43,8 @@ class Inspection:
         how: "drop", "fill", "replace" or "pixels".
         where: the place.
         why: one sentence.
-        units: maskable units of one input; for texts, tokens of the longest one.
-        visible: how many of them stay; None for texts, which differ.
+        units: maskable units of one input; for texts, tokens of the longest one; 0 for branches that mask nothing.
+        visible: how many of them stay; None for texts, which differ, and for branches that mask nothing.
         prefix: tokens before the units that are never masked.
         flops_plain: operations of a plain step for one input, forward and backward.
         flop_ratio: two-branch step / plain step, operations.
@@ -86,7 +86,8 @@ class Inspection:
         def cost(value: float | None) -> str:
             return "not known" if value is None else f"{value:.2f} x a plain step"
 
-        visible = "differs by text" if self.visible is None else f"{self.visible} of {self.units}"
+        differs = "differs by text" if self.units else "all, nothing is masked"
+        visible = differs if self.visible is None else f"{self.visible} of {self.units}"
         rows = [
             ("model", self.model),
             ("sub branch", self.branch),
@@ -143,7 +144,7 @@ def inspect(
     inner, call = unwrap(model), Call((), example) if isinstance(example, Mapping) else Call((example,))
     adapter = find_adapter(inner)
     masks = next((part for part in getattr(sub, "parts", (sub,)) if isinstance(part, MaskSub)), None)
-    grid = adapter.grid(inner, call, masks.unit if masks else None)
+    grid = adapter.grid(inner, call, masks.unit) if masks else Grid(0, 0)
     ratio = masks.ratio if masks else 0.0
     found = Inspection(
         model=type(inner).__qualname__,
@@ -153,7 +154,7 @@ def inspect(
         where=adapter.where,
         why=adapter.why(inner),
         units=grid.units,
-        visible=None if grid.maskable is not None else keep_count(grid.units, ratio),
+        visible=keep_count(grid.units, ratio) if masks and grid.maskable is None else None,
         prefix=adapter.prefix(inner),
         dropouts=dropout_sites(inner),
         batch_norms=batch_norms(inner),
@@ -171,9 +172,7 @@ def _warnings(model: nn.Module, found: Inspection, ratio: float) -> list[str]:
     texts = []
     if found.visible is not None and ratio > 0:
         masked = 1 - found.visible / found.units
-        if found.visible == found.units:
-            texts.append(f"ratio {ratio} masks none of {found.units} units: training will stop with an error")
-        elif abs(masked - ratio) > 0.05:
+        if abs(masked - ratio) > 0.05:
             texts.append(f"with {found.units} units, ratio {ratio} masks {masked:.0%}")
     if found.how != "drop":
         texts.append("nothing is saved: the sub branch costs as much as the main branch")
@@ -195,6 +194,8 @@ def _count_paths(found: Inspection, model: nn.Module, call: Call) -> None:
         return
     try:
         residuals = find_paths(model, call, (), efficient=True).residuals
+    except ValueError:  # ours: the step would fail too
+        raise
     except Exception as error:  # whatever a model raises
         found.warnings.append(f"residual branches can't be found: {_first_line(error)}")
         return
@@ -227,6 +228,8 @@ def _count_operations(found: Inspection, model: nn.Module, example: Any, sub: Br
 
     try:
         plain, both = count(0.0), count(0.5)
+    except ValueError:  # ours: the step would fail too
+        raise
     except Exception as error:  # whatever a model raises
         found.warnings.append(f"operations can't be counted: {_first_line(error)}")
         return

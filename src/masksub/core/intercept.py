@@ -19,8 +19,18 @@ __all__ = ["Interception", "Interceptor", "after", "swapped", "whole"]
 
 State = TypeVar("State")
 _MISSING = object()
-_IN_FORCE: weakref.WeakKeyDictionary[nn.Module, list[tuple[str, Any]]] = weakref.WeakKeyDictionary()
-"""What each module's attributes were before ``swapped``, in the order of swapping."""
+
+
+@dataclass(eq=False)
+class _Swap:
+    """An attribute that something stands in for, and what was there before."""
+
+    name: str
+    previous: Any
+
+
+_IN_FORCE: weakref.WeakKeyDictionary[nn.Module, list[_Swap]] = weakref.WeakKeyDictionary()
+"""By module, in the order of swapping."""
 
 
 @dataclass(frozen=True)
@@ -56,15 +66,19 @@ def swapped(owner: nn.Module, name: str, value: Any) -> Iterator[None]:
     that shadows it.
     """
     place: dict[str, Any] = owner._modules if name in owner._modules else owner.__dict__
-    previous = place.get(name, _MISSING)
+    swap = _Swap(name, place.get(name, _MISSING))
     place[name] = value
     in_force = _IN_FORCE.setdefault(owner, [])
-    in_force.append((name, previous))
+    in_force.append(swap)
     try:
         yield
     finally:
-        in_force.remove((name, previous))
-        _put(place, name, previous)
+        later = next((each for each in in_force[in_force.index(swap) + 1 :] if each.name == name), None)
+        in_force.remove(swap)
+        if later is None:
+            _put(place, name, swap.previous)
+        else:  # contexts that are left in another order than they were entered
+            later.previous = swap.previous
 
 
 def _put(place: dict[str, Any], name: str, value: Any) -> None:
@@ -79,10 +93,10 @@ def whole(model: nn.Module) -> Iterator[None]:
     """While active, the model is as it is without any branch: for copying it from inside of one."""
     undone = []
     for owner in model.modules():
-        for name, previous in reversed(_IN_FORCE.get(owner, ())):
-            place: dict[str, Any] = owner._modules if name in owner._modules else owner.__dict__
-            undone.append((place, name, place.get(name, _MISSING)))
-            _put(place, name, previous)
+        for swap in reversed(_IN_FORCE.get(owner, ())):
+            place: dict[str, Any] = owner._modules if swap.name in owner._modules else owner.__dict__
+            undone.append((place, swap.name, place.get(swap.name, _MISSING)))
+            _put(place, swap.name, swap.previous)
     try:
         yield
     finally:
@@ -95,18 +109,22 @@ class _Prepared(Generic[State]):
     """What stands in for the parts of one model, and how the model was when it was made."""
 
     state: State
-    parts: list[tuple[Interception, nn.Module, Any, Any]]
+    parts: list[tuple[Interception, weakref.ref[nn.Module], Any, Any]]
+    signature: Any
     active: bool = False
 
-    def fits(self, model: nn.Module) -> bool:
+    def fits(self, model: nn.Module, signature: Any) -> bool:
         """Whether the model still has the modules and parts that this was made for."""
+        if signature != self.signature:
+            return False
         try:
-            return all(
-                model.get_submodule(part.path) is owner and _current(owner, part.name) is previous
-                for part, owner, previous, _ in self.parts
-            )
+            owners = [model.get_submodule(part.path) for part, _, _, _ in self.parts]
         except AttributeError:
             return False
+        return all(
+            owner is known() and _current(owner, part.name) is previous
+            for owner, (part, known, previous, _) in zip(owners, self.parts)
+        )
 
 
 class Interceptor(Generic[State]):
@@ -115,12 +133,16 @@ class Interceptor(Generic[State]):
     Args:
         state: makes what the parts of one model share, for example the choice of visible units.
         interceptions: the parts of a model that look at that state.
+        signature: what a model must have kept for its parts to be used again, besides these parts themselves.
     """
 
     def __init__(
-        self, state: Callable[..., State], interceptions: Callable[[Any, State], Sequence[Interception]]
+        self,
+        state: Callable[..., State],
+        interceptions: Callable[[Any, State], Sequence[Interception]],
+        signature: Callable[[Any], Any] = lambda _: None,
     ) -> None:
-        self._state, self._interceptions = state, interceptions
+        self._state, self._interceptions, self._signature = state, interceptions, signature
         self._prepared: weakref.WeakKeyDictionary[nn.Module, _Prepared[State]] = weakref.WeakKeyDictionary()
 
     @contextmanager
@@ -137,13 +159,13 @@ class Interceptor(Generic[State]):
         prepared = self._prepared.get(model)
         if prepared is not None and prepared.active:
             raise RuntimeError(f"{type(model).__name__} is such a sub branch already; applied() can't be nested on it")
-        if prepared is None or not prepared.fits(model):
+        if prepared is None or not prepared.fits(model, self._signature(model)):
             prepared = self._prepared[model] = self._prepare(model, *context)
         prepared.active = True
         try:
             with ExitStack() as stack:
-                for part, owner, _, value in prepared.parts:
-                    stack.enter_context(swapped(owner, part.name, value))
+                for part, _, _, value in prepared.parts:
+                    stack.enter_context(swapped(model.get_submodule(part.path), part.name, value))
                 yield prepared.state
         finally:
             prepared.active = False
@@ -154,8 +176,9 @@ class Interceptor(Generic[State]):
         for part in self._interceptions(model, state):
             owner = model.get_submodule(part.path)
             value = part.make(getattr(owner, part.name, None))
-            parts.append((part, owner, _current(owner, part.name), value))
-        return _Prepared(state, parts)
+            # Held weakly: the owner may be the model itself, which is the key to all this.
+            parts.append((part, weakref.ref(owner), _current(owner, part.name), value))
+        return _Prepared(state, parts, self._signature(model))
 
 
 def _current(owner: nn.Module, name: str) -> Any:

@@ -14,11 +14,14 @@ from torch import Tensor, nn
 
 from .branches import Branch
 from .call import Call
-from .intercept import Interception, Interceptor, after
+from .intercept import Interception, Interceptor
 from .masking import keep_count
 from .residual import Residual, bare_copy, is_drop_path, trial_call, watch
 
 __all__ = ["Paths", "find_paths"]
+
+
+Wrap = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 
 class _Uses:
@@ -66,29 +69,21 @@ class Paths:
         self._uses: list[_Uses] = []
 
     def draw(self, x: Tensor, p: float, generator: torch.Generator | None) -> None:
-        """Choose anew, before a forward and outside whatever is compiled.
-
-        Raises:
-            ValueError: the batch is too small.
-        """
+        """Choose anew, before a forward and outside whatever is compiled."""
         self.batch = batch = x.shape[0]
         self.reached = False
         for uses in self._uses:
             uses.calls = 0
-        kept = keep_count(batch, p)
-        self.factor = batch / kept
         self.rows = self.scales = None
         if p == 0:
             return
-        if kept == batch and any(r.entry is not None for r in self.residuals):
-            raise ValueError(
-                f"p = {p} drops nothing in a batch of {batch}: {kept} of {batch} inputs are kept; use a larger batch "
-                f"or rate, or PathSub(efficient=False)"
-            )
         device = generator.device if generator is not None else x.device
         noise = torch.rand(len(self.residuals), batch, generator=generator, device=device).to(x.device)
-        self.rows = noise.argsort(dim=1)[:, :kept].sort(dim=1).values
         self.scales = (noise >= p) / (1 - p)
+        kept = keep_count(batch, p)
+        if kept < batch:  # else no input would be dropped: all branches are run whole
+            self.factor = batch / kept
+            self.rows = noise.argsort(dim=1)[:, :kept].sort(dim=1).values
 
     def interceptions(self) -> list[Interception]:
         """What stands in at the exits, and at the entries and in between."""
@@ -101,36 +96,59 @@ class Paths:
                 later = residual.called[residual.called.index(residual.entry) :]
                 for name in dict.fromkeys((residual.entry, *(n for n in residual.inside if n in later))):
                     selects.setdefault((residual.block, name), []).append(number)
-        parts = [self._exit(block, name, self._shared(numbers)) for (block, name), numbers in exits.items()]
-        return parts + [self._entry(block, name, self._shared(numbers)) for (block, name), numbers in selects.items()]
+        parts = []
+        for at, numbers in exits.items():
+            entry = self._selecting(at[1], self._shared(selects.pop(at))) if at in selects else None
+            parts.append(self._exit(*at, self._shared(numbers), entry))
+        for (block, name), numbers in selects.items():
+            make = self._selecting(name, self._shared(numbers))
+            parts.append(Interception(_join(block, name), "forward", make))
+        return parts
 
     def _shared(self, numbers: list[int]) -> _Uses:
         self._uses.append(_Uses(numbers))
         return self._uses[-1]
 
-    def _exit(self, block: str, name: str, uses: _Uses) -> Interception:
+    def _times(self, x: Tensor, inputs: int) -> int:
+        """Rows of each input: more than one where windows or patches are rows, which then go together."""
+        times, rest = divmod(x.shape[0], inputs)
+        if rest:
+            raise RuntimeError(
+                f"a residual branch has {x.shape[0]} rows for {inputs} inputs: it is dropped by input, which must come "
+                f"first"
+            )
+        return times
+
+    def _exit(self, block: str, name: str, uses: _Uses, entry: Wrap | None) -> Interception:
         def drop(x: Tensor) -> Tensor:
             self.reached = True
             number = uses.next()
-            if self.rows is None or self.scales is None:
+            if self.scales is None:
                 return x
-            if self.residuals[number].entry is None:
-                times = x.shape[0] // self.batch  # windows or patches as rows: those of an input go together
-                scale = self.scales[number].repeat_interleave(times).to(x.dtype)
+            if self.rows is None or self.residuals[number].entry is None:
+                scale = self.scales[number].repeat_interleave(self._times(x, self.batch)).to(x.dtype)
                 return x * scale.view(-1, *[1] * (x.ndim - 1))
-            times = x.shape[0] // self.rows.shape[1]
+            times = self._times(x, self.rows.shape[1])
             whole = x.new_zeros(self.batch * times, *x.shape[1:])
             return whole.index_copy(0, _rows(self.rows[number], times), x * self.factor)
 
         if is_drop_path(name):  # the recipe's own rate does not hold in the branch
             return Interception(block, name, lambda _: _Exit(drop))
 
-        def drop_first(result: Any) -> Any:  # attention gives its weights too
-            return (drop(result[0]), *result[1:]) if isinstance(result, tuple) else drop(result)
+        def make(original: Callable[..., Any]) -> Callable[..., Any]:
+            run = original if entry is None else entry(original)
 
-        return after(_join(block, name), drop_first)
+            def run_and_drop(*args: Any, **kwargs: Any) -> Any:
+                result = run(*args, **kwargs)  # attention gives its weights too
+                return (drop(result[0]), *result[1:]) if isinstance(result, tuple) else drop(result)
 
-    def _entry(self, block: str, name: str, uses: _Uses) -> Interception:
+            return run_and_drop
+
+        return Interception(_join(block, name), "forward", make)
+
+    def _selecting(self, name: str, uses: _Uses) -> Wrap:
+        """A submodule that gets the inputs that keep its residual branch."""
+
         def make(original: Callable[..., Any]) -> Callable[..., Any]:
             def selecting(*args: Any, **kwargs: Any) -> Any:
                 residual = self.residuals[number := uses.next()]
@@ -139,8 +157,10 @@ class Paths:
                 rows, known = self.rows[number], residual.inside.get(name, {})
                 first = name == residual.entry
 
-                def select(key: int | str, value: Any) -> Any:
+                def select(key: Any, value: Any) -> Any:
                     nonlocal first
+                    if isinstance(value, tuple):
+                        return tuple(select((key, i), each) for i, each in enumerate(value))
                     if not isinstance(value, Tensor):
                         return value
                     dimensions, each_input = known.get(key, (value.ndim, first))
@@ -148,17 +168,17 @@ class Paths:
                     # A table that got a dimension more since it was watched has one row for each input by now: it
                     # follows the masking.
                     if each_input or value.ndim != dimensions:
-                        return value.index_select(0, _rows(rows, value.shape[0] // self.batch))
+                        return value.index_select(0, _rows(rows, self._times(value, self.batch)))
                     return value
 
-                return original(
-                    *(select(key, value) for key, value in enumerate(args)),
-                    **{key: select(key, value) for key, value in kwargs.items()},
-                )
+                # In this order: the first tensor may be among either.
+                args = tuple(select(key, value) for key, value in enumerate(args))
+                kwargs = {key: select(key, value) for key, value in kwargs.items()}
+                return original(*args, **kwargs)
 
             return selecting
 
-        return Interception(_join(block, name), "forward", make)
+        return make
 
 
 def _join(*path: str) -> str:
@@ -225,16 +245,21 @@ def _find_entries(
 
 
 def _runs_on_a_part(model: nn.Module, call: Call, beside: Sequence[Branch], residuals: list[Residual]) -> bool:
-    """Whether a forward goes through with these residual branches run on a part of the batch."""
+    """Whether a forward goes through with these residual branches run on a part of the batch.
+
+    What is masked beside it may change from nothing to a part and back: both are tried.
+    """
     paths = Paths(residuals)
     interceptor = Interceptor(lambda _: paths, lambda _, paths: paths.interceptions())
+    trials = [[branch.at_ratio(ratio) for branch in beside] for ratio in (0.0, 0.5)] if beside else [[]]
     try:
-        with ExitStack() as stack, torch.no_grad():
-            for branch in beside:
-                stack.enter_context(branch.applied(model))
-            stack.enter_context(interceptor.applied(model))
-            paths.draw(call.x, 0.5, None)
-            model(*call.args, **call.kwargs)
+        for branches in trials:
+            with ExitStack() as stack, torch.no_grad():
+                for branch in branches:
+                    stack.enter_context(branch.applied(model))
+                stack.enter_context(interceptor.applied(model))
+                paths.draw(call.x, 0.5, None)
+                model(*call.args, **call.kwargs)
     except (RuntimeError, ValueError, TypeError, AssertionError, IndexError, NotImplementedError):
         return False
     return True

@@ -31,14 +31,13 @@ class PathSub(Branch):
         p: share of the inputs for which a residual branch is dropped, 0 <= p < 1. May be changed between steps.
         efficient: run a residual branch only on the inputs that keep it, as many in each: ``keep_count(B, p)``, scaled
             by B / K, so that the expectation is that of the whole batch. A step then costs about 1 + (1 - p) x a plain
-            one. Branches of a model where that is not possible (something in them needs the whole batch) are run
-            whole. False: run all whole and drop each input on its own with probability p, scaled by 1 / (1 - p): exact
-            drop path, 2 x.
+            one. A batch in which no input would be dropped is run whole, and so are residual branches where running a
+            part is not possible (something in them needs the whole batch). False: run all whole and drop each input on
+            its own with probability p, scaled by 1 / (1 - p): exact drop path, 2 x.
         bn: batch-norm statistics, see ``Branch``; in an efficient branch layers see the kept inputs only.
 
     Raises:
-        ValueError: p out of range; when applied: the model has no residual branch that is known, or the batch is too
-            small to drop one input.
+        ValueError: p out of range; when applied: the model has no residual branch that is known.
     """
 
     def __init__(self, p: float = 0.1, *, efficient: bool = True, bn: BatchNorm = "shared") -> None:
@@ -64,6 +63,8 @@ class PathSub(Branch):
     def _changed(
         self, model: nn.Module, keep: Tensor | None, generator: torch.Generator | None, beside: Sequence[Branch]
     ) -> Iterator[None]:
+        if keep is not None and not beside:
+            raise ValueError(f"keep was given, but {self!r} masks nothing")
         inner = unwrap(model)
         if not exits_of(inner):
             raise ValueError(
@@ -103,6 +104,13 @@ class CoSub(PathSub):
 
     mutual = True
 
+    def __init__(self, p: float = 0.1, *, efficient: bool = True, bn: BatchNorm = "shared") -> None:
+        if bn == "main":
+            raise ValueError(
+                "bn = 'main': CoSub has no main branch; both update the statistics of batch norm ('shared')"
+            )
+        super().__init__(p, efficient=efficient, bn=bn)
+
 
 @functools.cache
 def _interceptor(efficient: bool, beside: tuple[type[Branch], ...]) -> Interceptor[Paths]:
@@ -111,4 +119,4 @@ def _interceptor(efficient: bool, beside: tuple[type[Branch], ...]) -> Intercept
     def find(model: nn.Module, call: Call, others: Sequence[Branch]) -> Paths:
         return find_paths(model, call, others, efficient)
 
-    return Interceptor(find, lambda _, paths: paths.interceptions())
+    return Interceptor(find, lambda _, paths: paths.interceptions(), exits_of)

@@ -21,8 +21,11 @@ from .copies import meta_copy, real_copy
 
 __all__ = ["TRIAL_BATCH", "Residual", "bare_copy", "exits_of", "is_drop_path", "register_exits", "trial_call", "watch"]
 
-TRIAL_BATCH = 7
-"""Inputs of the trial batch; any number that leaves some to drop."""
+TRIAL_BATCH = 13
+"""Inputs of the trial batch: some are left to drop, and hardly another dimension is a multiple of it."""
+
+Tensors = dict[Any, tuple[int, bool]]
+"""By position or name of an argument, in a tuple also the place there."""
 
 _DROP_PATH = re.compile(r"(^|_)drop_path\d*$|^stochastic_depth$")
 _EXITS: dict[str, tuple[str, ...]] = {}
@@ -36,11 +39,11 @@ class Residual:
         block: path of the block in the model.
         exit: path, from the block, of what stands at the end of the branch.
         use: which call of the exit in one forward of the model; some blocks have one for two branches.
-        place: number of the branch within its block.
+        place: number of the branch within one run of its block.
         called: paths, from the block, of the submodules that the branch goes through, in order.
         entry: that of them from which on the branch is run on a part of the batch; None where it is run whole.
-        inside: for each submodule of the branch that gets more than one tensor: by position or name of the argument,
-            its number of dimensions, and whether it has one row for each input.
+        inside: for each submodule of the branch that gets more than one tensor: by position or name of the argument (in
+            a tuple also the place there), its number of dimensions, and whether it has one row for each input.
     """
 
     block: str
@@ -49,7 +52,7 @@ class Residual:
     place: int
     called: tuple[str, ...] = ()
     entry: str | None = None
-    inside: dict[str, dict[int | str, tuple[int, bool]]] = field(default_factory=dict)
+    inside: dict[str, Tensors] = field(default_factory=dict)
 
 
 def register_exits(kinds: Mapping[str, tuple[str, ...]]) -> None:
@@ -135,23 +138,40 @@ def watch(model: nn.Module, call: Call) -> list[Residual]:
     residuals: list[Residual] = []
     uses: defaultdict[tuple[str, str], int] = defaultdict(int)
     # What a block has called since it began or since its last exit.
-    called: defaultdict[str, list[tuple[str, tuple[Any, ...], dict[str, Any]]]] = defaultdict(list)
+    called: defaultdict[str, list[tuple[str, Tensors]]] = defaultdict(list)
+    ended: defaultdict[str, int] = defaultdict(int)
     calls: defaultdict[tuple[str, str], int] = defaultdict(int)
+
+    def begin(block: str) -> Any:
+        def hook(_: nn.Module, __: tuple[Any, ...]) -> None:
+            called[block].clear()
+            ended[block] = 0
+
+        return hook
 
     def note(block: str, name: str) -> Any:
         def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             calls[block, name] += 1
-            called[block].append((name, args, kwargs))
+            called[block].append((name, _further_tensors(args, kwargs)))
 
         return hook
 
     def end(block: str, name: str) -> Any:
-        def hook(_: nn.Module, __: tuple[Any, ...]) -> None:
+        def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            rows = Call(args, kwargs).x.shape[0]
+            if rows % TRIAL_BATCH:
+                raise ValueError(
+                    f"{block}.{name} gets {rows} rows for {TRIAL_BATCH} inputs: residual branches are dropped by "
+                    f"input, which must come first"
+                )
             seen, called[block] = called[block], []
-            inside = {each[0]: extra for each in seen if (extra := _further_tensors(each[1], each[2]))}
+            if not is_drop_path(name):  # a module that does its own work can be entered itself
+                calls[block, name] += 1
+                seen = [*seen, (name, _further_tensors(args, kwargs))]
             # What is still running when the exit is reached (the exit lies in it) can't be entered anew.
-            names = dict.fromkeys(each[0] for each in seen if not name.startswith(f"{each[0]}."))
-            place = sum(each.block == block for each in residuals)
+            names = dict.fromkeys(each for each, _ in seen if not name.startswith(f"{each}."))
+            place, ended[block] = ended[block], ended[block] + 1
+            inside = {each: tensors for each, tensors in seen if tensors}
             residuals.append(Residual(block, name, uses[block, name], place, tuple(names), None, inside))
             uses[block, name] += 1
 
@@ -159,14 +179,13 @@ def watch(model: nn.Module, call: Call) -> list[Residual]:
 
     for path, names in exits_of(model).items():
         block = model.get_submodule(path)
-        block.register_forward_pre_hook(lambda _, __, path=path: called[path].clear())
-        for name, child in _parts(block):
-            if name not in names:
-                child.register_forward_pre_hook(note(path, name), with_kwargs=True)
+        block.register_forward_pre_hook(begin(path))
+        for name, child in _parts(block, names):
+            child.register_forward_pre_hook(note(path, name), with_kwargs=True)
         for name in names:
-            if "." not in name and getattr(block, name) is None:
+            if "." not in name and is_drop_path(name):  # nothing there, or one for several blocks
                 setattr(block, name, nn.Identity())
-            block.get_submodule(name).register_forward_pre_hook(end(path, name))
+            block.get_submodule(name).register_forward_pre_hook(end(path, name), with_kwargs=True)
     with torch.no_grad():
         model(*call.args, **call.kwargs)
     _clear_hooks(model)
@@ -180,20 +199,25 @@ def watch(model: nn.Module, call: Call) -> list[Residual]:
     return residuals
 
 
-def _parts(block: nn.Module, prefix: str = "") -> Iterator[tuple[str, nn.Module]]:
-    """What a block calls itself: its children, those in lists included."""
+def _parts(block: nn.Module, exits: list[str], prefix: str = "") -> Iterator[tuple[str, nn.Module]]:
+    """What a block calls on the way to its exits: its children, those in lists, and those beside a deeper exit."""
     for name, child in block.named_children():
+        path = f"{prefix}{name}"
         if isinstance(child, (nn.ModuleList, nn.ModuleDict)):
-            yield from _parts(child, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", child
+            yield from _parts(child, exits, f"{path}.")
+        elif path not in exits:
+            yield path, child
+            if any(exit.startswith(f"{path}.") for exit in exits):
+                yield from _parts(child, exits, f"{path}.")
 
 
-def _further_tensors(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[int | str, tuple[int, bool]]:
-    """Position or name of all tensors but the first: dimensions, and whether they have a row for each input."""
-    tensors: dict[int | str, Tensor] = {}
+def _further_tensors(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensors:
+    """All tensors but the first, also those in tuples: dimensions, and whether they have a row for each input."""
+    tensors: dict[Any, Tensor] = {}
     named: list[tuple[int | str, Any]] = [*enumerate(args), *kwargs.items()]
     for key, value in named:
         if isinstance(value, Tensor):
             tensors[key] = value
+        elif isinstance(value, tuple):
+            tensors.update({(key, i): each for i, each in enumerate(value) if isinstance(each, Tensor)})
     return {key: (t.ndim, t.ndim > 0 and t.shape[0] == TRIAL_BATCH) for key, t in list(tensors.items())[1:]}
