@@ -155,9 +155,10 @@ def image_case(build: Callable[[], nn.Module], shape: tuple[int, ...]) -> ZooCas
         logits_of(meta_copy(model).train(), x)
         logits_of(meta_copy(model).eval(), x)
     adapter = find_adapter(model)
-    units = adapter.grid(model, Call((x,)), None).units
-    if units < 4:
-        raise ValueError(f"{units} units in an image of {shape}")
+    grid = adapter.grid(model, Call((x,)), None)
+    units = grid.units
+    if units < 4 or shape[1] % grid.rows or shape[2] % grid.cols:
+        raise ValueError(f"{grid.rows} x {grid.cols} units in an image of {shape}")
     logits = logits_of(real.train(), torch.randn(4, *shape))
     F.cross_entropy(logits, torch.arange(4) % CLASSES).backward()
     unused = frozenset(name for name, p in real.named_parameters() if p.requires_grad and p.grad is None)

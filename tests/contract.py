@@ -14,6 +14,7 @@ import masksub
 from masksub.core.adapter import find_adapter
 from masksub.core.dropouts import dropout_sites
 from masksub.core.masking import sample_keep_among
+from masksub.core.paths import find_paths
 from masksub.core.residual import exits_of
 from tests.cases.case import Case, call_of, logits_of
 
@@ -154,13 +155,18 @@ def wrong_keep_is_refused(case: Case) -> None:
             logits_of(model, x)
 
 
+def has_residuals(model: nn.Module, x: object) -> bool:
+    """Whether the model runs a residual branch that PathSub knows; some have places and use none."""
+    return bool(exits_of(model)) and bool(find_paths(model, call_of(x), (), False).residuals)  # type: ignore[arg-type]
+
+
 def other_branches_leave_the_model_as_it_was(case: Case) -> None:
     """Dropout and drop path in a branch, where the model has places for them; at rate 0 they change nothing."""
     model, (x, _) = case.model().eval(), case.inputs()
     expected = logits_of(model, x)
     before = state(model)
     branches: list[tuple[masksub.Branch, masksub.Branch]] = []
-    if exits_of(model):
+    if has_residuals(model, x):
         branches += [(masksub.PathSub(0.5), masksub.PathSub(0.0)), (masksub.MaskSub(0.5) + masksub.PathSub(0.5),) * 2]
     if dropout_sites(model):
         branches.append((masksub.DropSub(0.5), masksub.DropSub(0.0)))
@@ -177,7 +183,7 @@ def other_branches_leave_the_model_as_it_was(case: Case) -> None:
 def a_changing_ratio_beside_drop_path(case: Case) -> None:
     """Schedules begin with nothing masked: what was found out about the model then must hold later."""
     model, (x, y) = case.model(), case.inputs()
-    if not exits_of(model):
+    if not has_residuals(model, x):
         return
     mask = masksub.MaskSub(0.0)
     step = masksub.TwoBranchStep(model, nn.CrossEntropyLoss(), sub=mask + masksub.PathSub(0.5))
@@ -189,7 +195,7 @@ def a_changing_ratio_beside_drop_path(case: Case) -> None:
 def a_model_that_was_masked_is_freed(case: Case) -> None:
     """Else a sweep over models fills the memory."""
     model, (x, _) = case.model(), case.inputs()
-    branch = masksub.MaskSub(0.5) + masksub.PathSub(0.5) if exits_of(model) else masksub.MaskSub(0.5)
+    branch = masksub.MaskSub(0.5) + masksub.PathSub(0.5) if has_residuals(model, x) else masksub.MaskSub(0.5)
     with branch.applied(model):
         logits_of(model, x)
     gone = weakref.ref(model)

@@ -248,9 +248,14 @@ def test_inputs_that_cannot_be_masked_are_refused() -> None:
         logits_of(model, x)
     with pytest.raises(ValueError, match="nothing is filled"), masksub.MaskSub(0.5, fill="token").applied(model):
         pass
-    short = {"input_ids": torch.tensor([[1, 9, 2]])}
-    with pytest.raises(ValueError, match="masks nothing"), masksub.MaskSub(0.5).applied(model):
-        logits_of(model, short)
+
+
+def test_a_sentence_of_one_word_stays_whole() -> None:
+    """Nothing of it can go, at any ratio; it must not end a training in which it is a batch."""
+    model, short = BERT.model().eval(), {"input_ids": torch.tensor([[1, 9, 2]])}
+    expected = logits_of(model, short)
+    with masksub.MaskSub(0.5).applied(model):
+        torch.testing.assert_close(logits_of(model, short), expected)
 
 
 def test_a_sentence_without_ordinary_tokens_stays_as_it_is() -> None:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from masksub.app import checkpoint
 from masksub.app.errors import InputError
-from tests.models import VIT, vit
+from tests.cases.timm_vit import VIT, vit
 
 
 def write(folder: Path, update: int, model: nn.Module, keep: int = 2) -> checkpoint.Checkpoint:

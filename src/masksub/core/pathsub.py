@@ -117,6 +117,11 @@ def _interceptor(efficient: bool, beside: tuple[type[Branch], ...]) -> Intercept
     """One for all PathSubs alike, so that a new object for each step doesn't find the paths again."""
 
     def find(model: nn.Module, call: Call, others: Sequence[Branch]) -> Paths:
-        return find_paths(model, call, others, efficient)
+        paths = find_paths(model, call, others, efficient)
+        if not paths.residuals:
+            raise ValueError(
+                f"PathSub changes nothing: {type(model).__name__} has places for drop path, but runs none of them"
+            )
+        return paths
 
     return Interceptor(find, lambda _, paths: paths.interceptions(), exits_of)
