@@ -36,6 +36,7 @@ from benchmarks.zoo_page import PAGE, RESULTS, render
 from masksub.core.adapter import find_adapter
 from masksub.core.call import Call
 from masksub.core.copies import meta_copy
+from masksub.core.filling import CellFill
 from masksub.core.inspect import inspect
 from tests.cases import hf_text, hf_vision
 from tests.cases.case import CLASSES, Case, logits_of
@@ -157,12 +158,14 @@ def image_case(build: Callable[[], nn.Module], shape: tuple[int, ...]) -> ZooCas
     adapter = find_adapter(model)
     grid = adapter.grid(model, Call((x,)), None)
     units = grid.units
-    if units < 4 or shape[1] % grid.rows or shape[2] % grid.cols:
+    cell = adapter.stride(model) if isinstance(adapter, CellFill) else 1
+    unit = max(1, round(32 / cell)) * cell
+    if units < 4 or (adapter.how == "drop" and (shape[1] % grid.rows or shape[2] % grid.cols)):
         raise ValueError(f"{grid.rows} x {grid.cols} units in an image of {shape}")
     logits = logits_of(real.train(), torch.randn(4, *shape))
     F.cross_entropy(logits, torch.arange(4) % CLASSES).backward()
     unused = frozenset(name for name, p in real.named_parameters() if p.requires_grad and p.grad is None)
-    return ZooCase(build, shape, units, adapter.how, adapter.prefix(model), unused)
+    return ZooCase(build, shape, units, adapter.how, adapter.prefix(model), unused, unit)
 
 
 def transformers_rows() -> Iterator[tuple[str, Callable[[], tuple[str, Case]]]]:

@@ -54,7 +54,7 @@ def test_exactly_the_cells_of_masked_units_take_the_value(case: Case) -> None:
     with masksub.MaskSub(0.5, fill=0.25).applied(model, keep=keep):
         filled = embedding_of(model, x)
     assert plain.shape == filled.shape and plain.shape[1] == size // cell
-    unit = 32 // cell
+    unit = case.unit // cell
     for batch in range(2):
         for row in range(size // cell):
             for col in range(size // cell):

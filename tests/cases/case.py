@@ -27,6 +27,8 @@ class Case:
     prefix: int = 0
     unused: frozenset[str] = frozenset()
     """Parameters that the model's own forward doesn't use, so that they get no gradient."""
+    unit: int = 32
+    """Side in pixels of a masked square, where cells are filled or pixels blanked."""
 
     def model(self) -> nn.Module:
         """The model with seeded noise on its weights, so that what starts at zero (position biases, scales) counts."""
@@ -46,7 +48,7 @@ class Case:
     def changed(self, x: Any, keep: Tensor, grid: tuple[int, int], *, visible: bool) -> Any:
         """The input with other content in its visible, or in its masked, units."""
         size = (x.shape[-2], x.shape[-1])
-        where = spread(keep, grid, size, None if self.how == "drop" else 32)
+        where = spread(keep, grid, size, None if self.how == "drop" else self.unit)
         noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(2))
         return torch.where(where if visible else ~where, x + noise, x)
 

@@ -86,6 +86,21 @@ CASES = {
         hidden_sizes=(4, 4),
         mlp_ratios=(2.0, 2.0),
     ),
+    "sequencer, pixels left over": Case(
+        lambda: sequencer.Sequencer2d(
+            img_size=64,
+            num_classes=CLASSES,
+            layers=(1, 1),
+            patch_sizes=(7, 1),
+            embed_dims=(8, 8),
+            hidden_sizes=(4, 4),
+            mlp_ratios=(2.0, 2.0),
+        ),
+        (3, 64, 64),
+        4,
+        "fill",
+        unit=35,
+    ),
     "vit of segment anything": case(
         sam.VisionTransformerSAM,
         img_size=64,

@@ -5,6 +5,7 @@ Shape letters: B batch, L maskable units, H x W cells, D embedding width.
 
 from __future__ import annotations
 
+import itertools
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
@@ -72,7 +73,8 @@ class Filling:
         visible: boolean (B, H, W), None where all stay.
         value: a number, or the mask token.
         layout: of the embedding.
-        cells: H and W of the embedding; 0 as long as no choice was made.
+        cells: H and W of the embedding at most, pixels left over counted as cells; 0 as long as no choice was made.
+        whole: H and W of the embedding at least, pixels left over cut off.
         reached: whether the forward came by the embedding.
     """
 
@@ -80,6 +82,7 @@ class Filling:
     visible: Tensor | None = None
     value: Tensor | float = 0.0
     cells: tuple[int, int] = (0, 0)
+    whole: tuple[int, int] = (0, 0)
     reached: bool = False
 
     def fill(self, embedding: Any) -> Any:
@@ -100,16 +103,19 @@ class Filling:
             return embedding
         shape = tuple(embedding.shape)
         found: tuple[int, ...] = {"NHWC": shape[1:3], "NCHW": shape[2:4], "NLC": shape[1:2]}[self.layout]
-        if found != (self.cells if self.layout != "NLC" else (self.cells[0] * self.cells[1],)):
+        sizes = itertools.product(
+            *zip(self.cells, self.whole)
+        )  # a convolution may cut off what is left over, or pad it
+        size = next((hw for hw in sizes if found == (hw if self.layout != "NLC" else (hw[0] * hw[1],))), None)
+        if size is None:
             raise RuntimeError(
                 f"the embedding has {' x '.join(map(str, found))} cells where {self.cells[0]} x {self.cells[1]} were "
                 f"expected; masksub can't tell which of them are masked"
             )
+        visible = self.visible[:, : size[0], : size[1]]
         if self.layout == "NCHW":
-            return fill_cells(embedding.permute(0, 2, 3, 1), self.visible, self.value).permute(0, 3, 1, 2)
-        if self.layout == "NLC":
-            return fill_cells(embedding, self.visible.flatten(1), self.value)
-        return fill_cells(embedding, self.visible, self.value)
+            return fill_cells(embedding.permute(0, 2, 3, 1), visible, self.value).permute(0, 3, 1, 2)
+        return fill_cells(embedding, visible.flatten(1) if self.layout == "NLC" else visible, self.value)
 
 
 class CellFill(ABC):
@@ -195,6 +201,7 @@ class CellFill(ABC):
                 height, width = call.x.shape[-2:]
                 armed, filling.reached, filling.visible = True, False, None
                 filling.cells = cells = (-(-height // cell), -(-width // cell))
+                filling.whole = (height // cell, width // cell)
                 filling.value = getattr(model, MASK_TOKEN).view(-1) if isinstance(fill, str) else fill
                 if count == keep.shape[1]:
                     return call
