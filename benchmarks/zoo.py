@@ -146,7 +146,7 @@ def _torchvision_case(name: str) -> tuple[str, Case]:
     arguments: dict[str, Any] = {"weights": None, "num_classes": CLASSES}
     if name in ("googlenet", "inception_v3"):
         arguments["init_weights"] = False
-    for size in (64, 96, 128, 224, 299):
+    for size in (64, 96, 112, 128, 224, 299):
         extra = {"image_size": size} if name.startswith("vit_") else {}
         try:
             return name, image_case(
