@@ -18,7 +18,7 @@ from .masking import keep_count, sample_keep_among, sample_keep_blocks
 from .ranks import rank_generator
 from .wrappers import unwrap
 
-__all__ = ["Branch", "MaskSub"]
+__all__ = ["Branch", "MaskSub", "RateBranch"]
 
 
 class Branch(ABC):
@@ -84,6 +84,33 @@ class Branch(ABC):
         if not isinstance(other, Branch):
             return NotImplemented
         return _Sum(*(part for side in (self, other) for part in (side.parts if isinstance(side, _Sum) else (side,))))
+
+
+class RateBranch(Branch):
+    """A branch that drops at a rate.
+
+    Args:
+        p: the rate, 0 <= p < 1. May be changed between steps.
+        bn: batch-norm statistics, see ``Branch``.
+
+    Raises:
+        ValueError: p out of range.
+    """
+
+    def __init__(self, p: float, bn: BatchNorm = "shared") -> None:
+        super().__init__(bn)
+        self.p = p
+
+    @property
+    def p(self) -> float:
+        """The rate, 0 <= p < 1."""
+        return self._p
+
+    @p.setter
+    def p(self, value: float) -> None:
+        if not 0.0 <= value < 1.0:
+            raise ValueError(f"p = {value!r}: the rate of {type(self).__name__} must satisfy 0 <= p < 1")
+        self._p = value
 
 
 class _Sum(Branch):

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd
 
 from .batch_norm import BatchNorm
-from .branches import Branch
+from .branches import Branch, RateBranch
 from .intercept import swapped
 from .wrappers import unwrap
 
@@ -49,7 +49,7 @@ def dropout_sites(model: nn.Module) -> list[str]:
     return list(dict.fromkeys(found))
 
 
-class DropSub(Branch):
+class DropSub(RateBranch):
     """Dropout on the outputs of attention and MLP, in the sub branch only (DropSub, arXiv 2306.11339).
 
     Within the branch ``p`` stands in place of the recipe's own rates there, also where these are 0. What is dropped is
@@ -64,19 +64,7 @@ class DropSub(Branch):
     """
 
     def __init__(self, p: float = 0.1, *, bn: BatchNorm = "shared") -> None:
-        super().__init__(bn)
-        self.p = p
-
-    @property
-    def p(self) -> float:
-        """Probability that a value is dropped, 0 <= p < 1."""
-        return self._p
-
-    @p.setter
-    def p(self, value: float) -> None:
-        if not 0.0 <= value < 1.0:
-            raise ValueError(f"p = {value!r}: the rate of dropout must satisfy 0 <= p < 1")
-        self._p = value
+        super().__init__(p, bn)
 
     def __repr__(self) -> str:
         return f"DropSub(p={self.p}, bn={self.bn!r})"

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from .batch_norm import BatchNorm
-from .branches import Branch
+from .branches import Branch, RateBranch
 from .call import Call, calls_replaced
 from .intercept import Interceptor
 from .paths import Paths, find_paths
@@ -21,7 +21,7 @@ from .wrappers import unwrap
 __all__ = ["CoSub", "PathSub"]
 
 
-class PathSub(Branch):
+class PathSub(RateBranch):
     """Drop residual branches at random in the sub branch (PathSub, arXiv 2306.11339).
 
     Every residual branch of the model is dropped for a share ``p`` of the inputs, each branch for others, also in
@@ -41,20 +41,8 @@ class PathSub(Branch):
     """
 
     def __init__(self, p: float = 0.1, *, efficient: bool = True, bn: BatchNorm = "shared") -> None:
-        super().__init__(bn)
-        self.p = p
+        super().__init__(p, bn)
         self.efficient = efficient
-
-    @property
-    def p(self) -> float:
-        """Share of the inputs for which a residual branch is dropped, 0 <= p < 1."""
-        return self._p
-
-    @p.setter
-    def p(self, value: float) -> None:
-        if not 0.0 <= value < 1.0:
-            raise ValueError(f"p = {value!r}: the rate of drop path must satisfy 0 <= p < 1")
-        self._p = value
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(p={self.p}, efficient={self.efficient}, bn={self.bn!r})"
