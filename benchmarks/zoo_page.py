@@ -30,6 +30,8 @@ what lies before the place of dropping (stems, patch embeddings) weighs more her
 residual branches that PathSub drops, and how many of them it runs on a part of the batch only. "Contract" is
 `tests/contract.py`: ratio 0 is bit-equal, weights and modules are untouched, masked units have no influence, split and
 joint mode give the same gradient, and the other branches leave the model as it was.
+Its last two checks (a model that was masked is freed; a ratio that starts at 0 beside PathSub) are younger than most
+rows here; they are run on the small cases of the tests.
 
 Texts: tokens are chosen among those that are neither special nor padding, each row keeps the same share of its own
 length, and those that stay keep their positions, so that the sub branch is really shorter. Protected are the first and
@@ -46,7 +48,7 @@ def render(results: dict[str, Any]) -> str:
     rows, versions = results["rows"], results["versions"]
     parts = [HEAD, "Measured with " + ", ".join(f"{k} {v}" for k, v in versions.items()) + ".\n"]
     for prefix, title, what in (
-        ("timm", "timm", "modules"),
+        ("timm", "timm", "rows, one a module and a second one for two of them,"),
         ("torchvision", "torchvision", "classifiers"),
         ("hf", "transformers", "families and variants"),
     ):
