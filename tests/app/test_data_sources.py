@@ -16,6 +16,7 @@ from PIL import Image
 from masksub.app.data import open_data, open_path, open_source
 from masksub.app.data.sources import View, check_labels
 from masksub.app.errors import InputError
+from masksub.app.recipe import load_recipe
 from masksub.app.settings import Data
 from tests.conftest import shared
 
@@ -94,6 +95,27 @@ def test_train_subset_depends_on_the_seed_and_val_subset_does_not() -> None:
     whole = open_source(Data(name="digits", channels=1, image_size=8), "val", 0)
     label_of = dict(zip(places(whole), whole.labels.tolist()))
     assert [label_of[place] for place in places(val0)] == val0.labels.tolist()
+
+
+def test_a_held_out_share_of_each_class_is_disjoint_and_the_same_for_all_seeds(tmp_path: Path) -> None:
+    """Else a comparison over seeds would judge each seed on other images, or on images it was trained on."""
+    root = write_images(tmp_path / "all", {"cat": 10, "dog": 5, "eel": 2, "fox": 1})
+    data = Data(train=str(root), val_share=0.2, channels=3)
+    train, val = open_data(data, seed=0)
+    files = [[source.where(index) for index in range(len(source))] for source in (train, val)]
+    assert not set(files[0]) & set(files[1]) and len(files[0]) + len(files[1]) == 18
+    assert torch.bincount(val.labels, minlength=4).tolist() == [2, 1, 1, 0], "never all of a class"
+    assert val.classes == train.classes
+    again = open_data(data, seed=7)
+    assert [again[1].where(index) for index in range(len(val))] == files[1]
+    few = open_source(data.model_copy(update={"train_images": 3}), "train", 0)
+    assert {few.where(index) for index in range(3)} <= set(files[0])
+
+
+def test_a_share_and_a_folder_to_validate_on_exclude_each_other() -> None:
+    for wrong in (["data.val=b", "data.val_share=0.2"], ["data.name=digits", "data.val_share=0.2"], []):
+        with pytest.raises(InputError, match=r"data\.val"):
+            load_recipe("cifar10/vit_tiny", ["data.train=a", "data.val=null", *wrong])
 
 
 def test_more_images_than_there_are() -> None:

@@ -14,10 +14,14 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
+from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
 from torch import Tensor, nn
 
 from masksub.core.branches import MaskSub
 from masksub.core.copies import meta_copy
+
+from .settings import Recipe
 
 __all__ = ["KNOWN", "choose_attention", "measure_attention", "set_attention"]
 
@@ -79,6 +83,19 @@ def choose_attention(
         return "fused" if module.fused_attn else "unfused"
     seconds = (measure or measure_attention)(module, calls, device=device, precision=precision)
     return "fused" if seconds["fused"] <= seconds["unfused"] else "unfused"
+
+
+def settle_attention(recipe: Recipe, model: nn.Module, accelerator: Accelerator) -> Recipe:
+    """Set the model's attention to the recipe's, the same on every process; the recipe with "auto" replaced."""
+    choice: list[Any] = [None if recipe.model.attention == "auto" else recipe.model.attention]
+    if choice[0] is None and accelerator.is_main_process:
+        shape = (recipe.train.batch_size, recipe.data.channels, recipe.data.image_size, recipe.data.image_size)
+        choice[0] = choose_attention(model, shape, device=accelerator.device, precision=recipe.train.precision)
+    broadcast_object_list(choice)
+    if choice[0] is None:
+        return recipe
+    set_attention(model, choice[0])
+    return recipe.changed("model", attention=choice[0])
 
 
 def measure_attention(

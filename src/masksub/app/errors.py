@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["InputError", "StoppedError"]
+__all__ = ["DivergedError", "InputError", "RunBusy", "StoppedError"]
 
 
 class InputError(ValueError):
@@ -11,3 +11,11 @@ class InputError(ValueError):
 
 class StoppedError(RuntimeError):
     """The run can't go on, through no mistake in the input: exit code 1."""
+
+
+class DivergedError(StoppedError):
+    """A loss or a gradient that is not finite: the same recipe and seed will end here again."""
+
+
+class RunBusy(StoppedError):
+    """Another process is training this run."""

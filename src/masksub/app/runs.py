@@ -5,6 +5,7 @@ It is the only source of truth: evaluation, comparison and reports read these fi
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import platform
@@ -16,13 +17,17 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import filelock
 import torch
 
-from .errors import InputError
+from .errors import InputError, RunBusy
 from .recipe import dump_recipe, load_recipe
 from .settings import Recipe
 
 __all__ = ["RunFolder", "as_recorded", "command_line", "differing_keys", "environment", "write_text_atomically"]
+
+
+LOCK = ".lock"
 
 
 def write_text_atomically(path: Path, text: str) -> None:
@@ -64,8 +69,10 @@ class RunFolder:
 
     @property
     def exists(self) -> bool:
-        """Whether there is anything at the path."""
-        return self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir()))
+        """Whether there is anything at the path, an unused lock apart."""
+        if not self.path.is_dir():
+            return self.path.exists()
+        return any(item.name != LOCK for item in self.path.iterdir())
 
     @property
     def begun(self) -> bool:
@@ -86,6 +93,30 @@ class RunFolder:
             number += 1
         self.path.rename(target)
         return target
+
+    @contextlib.contextmanager
+    def lock(self) -> Iterator[None]:
+        """Hold the run for this process alone, so that no two train it; the folder is made if it is not there.
+
+        The operating system holds the lock: it ends with the process, however that ends. Between machines it needs a
+        shared file system whose locks work (NFS 4, Lustre, GPFS). May be nested in one process.
+
+        Raises:
+            RunBusy: another process holds it.
+            InputError: the file system has no locks.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        lock = filelock.FileLock(self.path / LOCK, timeout=0, is_singleton=True)
+        try:
+            lock.acquire()
+        except filelock.Timeout:
+            raise RunBusy(f"{self.path} is being trained by another process") from None
+        except NotImplementedError:
+            raise InputError(f"{self.path}: its file system has no file locks; keep runs on another one") from None
+        try:
+            yield
+        finally:
+            lock.release()
 
     def recipe(self) -> Recipe:
         """The recipe of the run, every value resolved."""
@@ -119,6 +150,19 @@ class RunFolder:
     def write_summary(self, summary: dict[str, Any]) -> None:
         """Write summary.json: the run is complete."""
         write_text_atomically(self.path / "summary.json", json.dumps(summary, indent=2) + "\n")
+
+    def write_failure(self, failure: dict[str, Any]) -> None:
+        """Write failure.json: the run diverged."""
+        write_text_atomically(self.path / "failure.json", json.dumps(failure, indent=2) + "\n")
+
+    def failure(self) -> dict[str, Any] | None:
+        """failure.json (update, epoch, reason), None if the run did not diverge."""
+        path = self.path / "failure.json"
+        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+
+    def forget_failure(self) -> None:
+        """Take failure.json away: the run is tried again."""
+        (self.path / "failure.json").unlink(missing_ok=True)
 
     def summary(self) -> dict[str, Any] | None:
         """summary.json, None while the run is not complete."""

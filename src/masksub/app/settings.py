@@ -34,6 +34,8 @@ class Data(_Settings):
     """Folder or archive of class folders to train on, for "folder"."""
     val: str | None = None
     """Folder or archive of class folders to validate on, for "folder"."""
+    val_share: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """In place of data.val: hold out this share of each class of the training images, the same ones for every seed."""
     root: str | None = None
     """Where timm's data layer keeps the set, for its names."""
     train_split: str = "train"
@@ -283,8 +285,15 @@ class Recipe(_Settings):
         mistakes = []
         if self.data.name == "folder" and self.data.train is None:
             mistakes.append('data.train is missing: data.name "folder" needs a folder or archive to train on')
-        if self.data.name == "folder" and self.data.val is None:
-            mistakes.append('data.val is missing: data.name "folder" needs a folder or archive to validate on')
+        if self.data.name == "folder" and self.data.val is None and self.data.val_share is None:
+            mistakes.append(
+                'data.val is missing: data.name "folder" needs a folder or archive to validate on, or data.val_share to '
+                "hold out a share of the training images"
+            )
+        if self.data.val_share is not None and (self.data.name != "folder" or self.data.val is not None):
+            mistakes.append(
+                f'data.val_share = {self.data.val_share}: only for data.name "folder", and in place of data.val'
+            )
         for name, values in (("mean", self.data.mean), ("std", self.data.std)):
             if values is not None and len(values) != self.data.channels:
                 mistakes.append(

@@ -9,15 +9,14 @@ from __future__ import annotations
 import contextlib
 import math
 import os
-import resource
+import statistics
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
@@ -27,25 +26,35 @@ from masksub.core.step import TwoBranchStep
 from masksub.core.wrappers import without_gradient_sync
 
 from . import checkpoint as checkpoints
-from .attention import choose_attention, set_attention
+from .attention import settle_attention
 from .cost import FlopTable
 from .data import EvalBatches, TrainBatches, open_data
 from .devices import create_accelerator
-from .errors import InputError, StoppedError
+from .energy import EnergyMeter
+from .errors import DivergedError, InputError
 from .evaluate import evaluate
 from .interrupt import InterruptedRun, StopRequest
+from .memory import restart_peak
 from .models import create_criterion, create_model, create_optimizer, create_schedule
 from .progress import Reporter
 from .runs import RunFolder, as_recorded, command_line
 from .seeds import generator, mix
 from .settings import Recipe
+from .state import Standing, restore, save
+from .summary import summarise
 from .window import BRANCHES, LossWindow
 
 __all__ = ["train"]
 
 
 def train(
-    recipe: Recipe, path: str | Path, *, resume: bool = False, overwrite: bool = False, reporter: Reporter | None = None
+    recipe: Recipe,
+    path: str | Path,
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    reporter: Reporter | None = None,
+    on_eval: Callable[[dict[str, Any]], None] | None = None,
 ) -> dict[str, Any]:
     """Train and return the summary.
 
@@ -55,13 +64,15 @@ def train(
         resume: go on from the last whole checkpoint, if there is one.
         overwrite: move an existing folder out of the way first.
         reporter: where progress is told.
+        on_eval: called with the record of each evaluation, on every process; what it raises ends the run.
 
     Returns:
         What summary.json holds.
 
     Raises:
         InputError: before anything is written.
-        StoppedError: a loss that is not finite; the last checkpoint is kept.
+        DivergedError: a loss that is not finite; the last checkpoint is kept, failure.json says where.
+        RunBusy: another process is training this run.
         InterruptedRun: on SIGINT or SIGTERM, after a checkpoint.
     """
     run = RunFolder(path)
@@ -73,22 +84,31 @@ def train(
     recipe = as_recorded(recipe, run) if resume and run.begun else recipe
     accelerator = create_accelerator(recipe)
     with reporter or Reporter(main=accelerator.is_main_process) as reporter, StopRequest() as request:
-        return Trainer(recipe, run, accelerator, reporter, request).run(resume=resume)
+        trainer = Trainer(recipe, run, accelerator, reporter, request, on_eval)
+        return trainer.run(resume=resume)
 
 
 class Trainer:
     """The objects of one run and the loop over updates."""
 
     def __init__(
-        self, recipe: Recipe, run: RunFolder, accelerator: Accelerator, reporter: Reporter, request: StopRequest
+        self,
+        recipe: Recipe,
+        run: RunFolder,
+        accelerator: Accelerator,
+        reporter: Reporter,
+        request: StopRequest,
+        on_eval: Callable[[dict[str, Any]], None] | None = None,
     ) -> None:
         # 1. Data and model. Wrong input ends here, before anything is written.
         self.accelerator, self.reporter, self.request, self.folder = accelerator, reporter, request, run
+        self.on_eval = on_eval
+        restart_peak(accelerator.device)
         train_source, val_source = open_data(recipe.data, recipe.seed)
         self.classes = train_source.classes
         torch.manual_seed(mix(recipe.seed, "weights"))
         model = create_model(recipe, len(self.classes))
-        recipe = self._choose_attention(recipe, model)
+        recipe = settle_attention(recipe, model, accelerator)
         self.recipe, self.method = recipe, METHODS[recipe.method]
         wanted = recipe.sub
         self.sub = self.method.branch(0.0, unit=wanted.unit, p=wanted.p, efficient=wanted.efficient, bn=wanted.bn)
@@ -134,9 +154,8 @@ class Trainer:
         )
 
         # 4. Where training stands: all of it is in the checkpoint.
-        self.update = 0
-        self.spent = {"seconds": 0.0, "train_seconds": 0.0, "data_seconds": 0.0, "flops": 0.0}
-        self.window = LossWindow()
+        # With several processes, who would read which counter once? The figure is left out.
+        self.standing = Standing(EnergyMeter.find(accelerator.device) if accelerator.num_processes == 1 else None)
 
     def _reading(self, done: int, total: int) -> None:
         self.reporter.step("reading images", done, total)
@@ -145,30 +164,54 @@ class Trainer:
 
     def run(self, *, resume: bool) -> dict[str, Any]:
         """All updates that are still to do, evaluations and checkpoints between them, and the summary."""
-        if self.accelerator.is_main_process:
-            self._open_folder(resume)
-        self.accelerator.wait_for_everyone()
+        with contextlib.ExitStack() as held:
+            if self.accelerator.is_main_process:
+                self._open_folder(resume, held)
+            self.accelerator.wait_for_everyone()
+            return self._run(resume)
+
+    def _run(self, resume: bool) -> dict[str, Any]:
         if resume and (summary := self.folder.summary()) is not None:
             self.reporter.line(f"{self.folder.path} is complete already")
             return summary
         if resume:
             self._restore()
         events = self._events()
+        if self.standing.energy is not None:
+            self.standing.energy.read()  # what came before is not training
         try:
             self._evaluate_where_due(events)
             stream = self._stream()
-            while self.update < self.updates:
+            while self.standing.update < self.updates:
                 self._one_update(stream)
-                if self.update % self.recipe.train.log_every == 0 or self.update == self.updates:
-                    self._record(events, self.window.means(self._place()))
-                    self.window = LossWindow()
+                if self.standing.update % self.recipe.train.log_every == 0 or self.standing.update == self.updates:
+                    self.standing.read_energy()
+                    self._record(events, self.standing.window.means(self._place()))
+                    self.standing.window = LossWindow()
                 self._evaluate_where_due(events)
                 self._checkpoint_where_due()
                 self._stop_if_asked()
             return self._finish()
+        except DivergedError as error:
+            if self.accelerator.is_main_process:
+                place = {"update": self.standing.update + 1, "epoch": self.standing.update / self.updates_per_epoch}
+                self.folder.write_failure({**place, "reason": str(error)})
+            raise
         finally:
             if events is not None:
                 events.close()
+
+    def measure(self, updates: int) -> tuple[float, float]:
+        """Seconds of an update and of evaluating an image, medians of a few; the weights change, nothing is written."""
+        stream, times = self._stream(), []
+        for _ in range(updates + 2):
+            self.standing.update = self.updates // 2  # where ramps of ratio and weight are at their mean
+            before = self.standing.spent["train_seconds"]
+            self._one_update(stream)
+            times.append(self.standing.spent["train_seconds"] - before)
+        began = time.perf_counter()
+        result = evaluate(self.plain_model, self.eval_batches, autocast=self.accelerator.autocast)
+        return statistics.median(times[2:]), (time.perf_counter() - began) / result["images"]
 
     def settings_at(self, progress: float) -> tuple[float, float]:
         """Ratio and weight in force at this point of training."""
@@ -176,17 +219,17 @@ class Trainer:
 
     def _one_update(self, stream: Iterator[tuple[Tensor, Tensor]]) -> None:
         recipe, began, waited = self.recipe, time.perf_counter(), 0.0
-        ratio, self.step.weight = _, weight = self.settings_at(self.update / self.updates)
+        ratio, self.step.weight = _, weight = self.settings_at(self.standing.update / self.updates)
         if isinstance(self.sub, MaskSub):
             self.sub.ratio = ratio
-        self.schedule.step_update(self.update)
+        self.schedule.step_update(self.standing.update)
         self.optimizer.zero_grad()
         parts = recipe.train.accumulate
         for part in range(parts):
             asked = time.perf_counter()
             x, y = next(stream)
             waited += time.perf_counter() - asked
-            where = (recipe.seed, self.update, part, self.accelerator.process_index)
+            where = (recipe.seed, self.standing.update, part, self.accelerator.process_index)
             torch.manual_seed(mix("step", *where))  # dropout and drop path of both branches
             last = part == parts - 1
             with contextlib.nullcontext() if last else without_gradient_sync(self.model):
@@ -196,25 +239,27 @@ class Trainer:
                     generator=generator("mask", *where, device=self.accelerator.device),
                     backward=lambda loss: self.accelerator.backward(loss / parts),
                 )
-            self.window.add(out)
-            self.spent["flops"] += self.flops.per_image(ratio, weight) * len(x) * self.accelerator.num_processes
+            self.standing.window.add(out)
+            self.standing.spent["flops"] += (
+                self.flops.per_image(ratio, weight) * len(x) * self.accelerator.num_processes
+            )
         self._stop_if_not_finite()
-        self.window.gradient_norm = norm = self._clip()
+        self.standing.window.gradient_norm = norm = self._clip()
         if norm is not None and not math.isfinite(norm) and self.accelerator.scaler is None:
-            raise StoppedError(self._why_stopped("norm of the gradient"))
+            raise DivergedError(self._why_stopped("norm of the gradient"))
         self.optimizer.step()
-        self.update += 1
+        self.standing.update += 1
         if self.ema is not None:
-            self.ema.update(self.plain_model, step=self.update)
+            self.ema.update(self.plain_model, step=self.standing.update)
         took = time.perf_counter() - began
         for key, value in (("seconds", took), ("train_seconds", took), ("data_seconds", waited)):
-            self.spent[key] += value
+            self.standing.spent[key] += value
         self._show(ratio, took)
 
     def _clip(self) -> float | None:
         """Clip the gradient where asked for, and measure its norm where it will be logged."""
         limit = self.recipe.train.log_every
-        logged = (self.update + 1) % limit == 0 or self.update + 1 == self.updates
+        logged = (self.standing.update + 1) % limit == 0 or self.standing.update + 1 == self.updates
         if self.recipe.optim.clip_norm is None and not logged:
             return None
         if self.recipe.optim.clip_norm is not None:
@@ -224,24 +269,25 @@ class Trainer:
 
     def _stop_if_not_finite(self) -> None:
         """NaN or infinity in either branch's loss, on any process: stop before it reaches the weights."""
-        bad = self.window.not_finite()
+        bad = self.standing.window.not_finite()
         if self._anywhere(bad is not None):
-            raise StoppedError(self._why_stopped(f"loss of the {bad or 'other process'}"))
+            raise DivergedError(self._why_stopped(f"loss of the {bad or 'other process'}"))
 
     def _why_stopped(self, what: str) -> str:
         lr = self.optimizer.param_groups[0]["lr"]
         last = checkpoints.latest(self.folder.checkpoints, self.reporter.warn)
         kept = f"the last good checkpoint is {last.path}" if last else "no checkpoint had been written yet"
+        place = f"update {self.standing.update + 1} of {self.updates}"
         return (
-            f"the {what} is not finite at update {self.update + 1} of {self.updates} (learning rate {lr:.3g}); stopped "
-            f"before the optimizer step, {kept}. Try a lower optim.lr, optim.clip_norm, or train.precision=bf16"
+            f"the {what} is not finite at {place} (learning rate {lr:.3g}); stopped before the optimizer step, {kept}. "
+            f"Try a lower optim.lr, optim.clip_norm, or train.precision=bf16"
         )
 
     def _evaluate_where_due(self, events: Any) -> None:
         every = max(1, round(self.recipe.train.eval_every * self.updates_per_epoch))
-        due = self.update > 0 and (self.update % every == 0 or self.update == self.updates)
+        due = self.standing.update > 0 and (self.standing.update % every == 0 or self.standing.update == self.updates)
         done = (r["update"] for r in self.folder.metrics() if r["kind"] == "eval") if due else ()
-        if not due or self._anywhere(self.update in done):
+        if not due or self._anywhere(self.standing.update in done):
             return
         began = time.perf_counter()
         model = self.plain_model if self.ema is None else self.ema.module
@@ -252,18 +298,21 @@ class Trainer:
             reduce=lambda sums: self.accelerator.reduce(sums.to(self.accelerator.device)).cpu(),
             autocast=self.accelerator.autocast,
         )
-        self.spent["seconds"] += time.perf_counter() - began
+        self.standing.spent["seconds"] += time.perf_counter() - began
         if not math.isfinite(result["loss"]):
-            raise StoppedError(self._why_stopped("loss of the evaluation"))
-        self._record(events, {"kind": "eval", **self._place(), **result})
-        epoch = self.update / self.updates_per_epoch
+            raise DivergedError(self._why_stopped("loss of the evaluation"))
+        record = {"kind": "eval", **self._place(), **result}
+        self._record(events, record)
+        if self.on_eval is not None:
+            self.on_eval(record)
+        epoch = self.standing.update / self.updates_per_epoch
         self.reporter.line(
             f"epoch {epoch:g}: top-1 {result['top1']:.2f} %, loss {result['loss']:.4f} ({self.folder.path.name})"
         )
 
     def _checkpoint_where_due(self) -> None:
         every = self.recipe.train.checkpoint_every or self.updates_per_epoch
-        if self.update % every == 0 or self.update == self.updates:
+        if self.standing.update % every == 0 or self.standing.update == self.updates:
             self._save()
 
     def _stop_if_asked(self) -> None:
@@ -272,7 +321,7 @@ class Trainer:
             signum = self.request.signum or 15
             raise InterruptedRun(
                 signum,
-                f"stopped on request after update {self.update} of {self.updates}; checkpoint written, go on "
+                f"stopped on request after update {self.standing.update} of {self.updates}; checkpoint written, go on "
                 f"with: masksub train {self.folder.path} --resume",
             )
 
@@ -285,80 +334,36 @@ class Trainer:
             self.reporter.step("evaluating", number, total)
             yield batch
 
+    def _parts(self) -> dict[str, Any]:
+        """What is in a checkpoint beside the standing."""
+        ema = None if self.ema is None else self.ema.module
+        return {"model": self.plain_model, "ema": ema, "optimizer": self.optimizer, "accelerator": self.accelerator}
+
     def _save(self) -> None:
-        if not self.accelerator.is_main_process:
-            return
-        weights = {"model": self.plain_model.state_dict()}
-        if self.ema is not None:
-            weights["ema"] = self.ema.module.state_dict()
-        scaler = self.accelerator.scaler
-        training = {
-            "optimizer": self.optimizer.state_dict(),
-            "scaler": scaler.state_dict() if scaler is not None else None,
-            "update": self.update,
-            "spent": self.spent,
-            "window": self.window.state(),
-            "processes": self.accelerator.num_processes,
-        }
-        checkpoints.save(
-            self.folder.checkpoints, self.update, weights, training, keep=self.recipe.train.keep_checkpoints
-        )
+        save(self.folder.checkpoints, self.standing, keep=self.recipe.train.keep_checkpoints, **self._parts())
 
     def _restore(self) -> None:
-        last = checkpoints.latest(self.folder.checkpoints, self.reporter.warn)
-        if last is None and any(self.folder.checkpoints.glob("update-*")):
-            raise StoppedError(
-                f"no checkpoint of {self.folder.path} is whole; to start from the beginning, use --overwrite (the "
-                f"run is set aside)"
-            )
+        last = restore(self.folder.checkpoints, self.standing, reporter=self.reporter, **self._parts())
         if last is None:
             self.reporter.line(f"{self.folder.path} has no checkpoint yet; starting from the beginning")
         else:
-            state = last.training_state()
-            if state["processes"] != self.accelerator.num_processes:
-                raise InputError(
-                    f"{self.folder.path} was trained by {state['processes']} processes and can't go on exactly with "
-                    f"{self.accelerator.num_processes}; start as many"
-                )
-            checkpoints.load_weights(self.plain_model, last.path / "model.safetensors")
-            if self.ema is not None:
-                checkpoints.load_weights(self.ema.module, last.path / "ema.safetensors")
-            self.optimizer.load_state_dict(state["optimizer"])
-            if self.accelerator.scaler is not None:
-                self.accelerator.scaler.load_state_dict(state["scaler"])
-            self.update, self.spent = state["update"], state["spent"]
-            self.window = LossWindow(**state["window"])
-            self.reporter.line(f"going on from update {self.update} of {self.updates} ({last.path})")
+            self.reporter.line(f"going on from update {self.standing.update} of {self.updates} ({last})")
         if self.accelerator.is_main_process:
-            self.folder.forget_after(self.update)
+            self.folder.forget_after(self.standing.update)
         self.accelerator.wait_for_everyone()
 
     def _finish(self) -> dict[str, Any]:
-        evaluations = [r for r in self.folder.metrics() if r["kind"] == "eval"]
-        images = self.updates * self.recipe.train.batch_size * self.recipe.train.accumulate
-        images *= self.accelerator.num_processes
-        on_gpu = self.accelerator.device.type == "cuda"
-        summary = {
-            "method": self.recipe.method,
-            "seed": self.recipe.seed,
-            "final": {k: v for k, v in evaluations[-1].items() if k in _RESULTS},
-            "best_top1": max(r["top1"] for r in evaluations),
-            "updates": self.updates,
-            "epochs": self.updates / self.updates_per_epoch,
-            "images": images,
-            "parameters": sum(p.numel() for p in self.plain_model.parameters()),
-            **{key: round(value, 3) for key, value in self.spent.items()},
-            "images_per_second": round(images / self.spent["train_seconds"], 1),
-            "data_wait_share": round(self.spent["data_seconds"] / self.spent["train_seconds"], 4),
-            "peak_memory_bytes": (
-                torch.cuda.max_memory_allocated()
-                if on_gpu
-                else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-            ),
-            "peak_memory_of": "allocated on the GPU" if on_gpu else "the whole process",
-            "skipped_images": self.batches.skipped,
-            "skipped_validation_images": self.eval_batches.skipped,
-        }
+        summary = summarise(
+            self.recipe,
+            self.standing,
+            [record for record in self.folder.metrics() if record["kind"] == "eval"],
+            updates_per_epoch=self.updates_per_epoch,
+            processes=self.accelerator.num_processes,
+            parameters=sum(p.numel() for p in self.plain_model.parameters()),
+            device=self.accelerator.device,
+        )
+        summary["skipped_images"] = self.batches.skipped
+        summary["skipped_validation_images"] = self.eval_batches.skipped
         for batches, which in ((self.batches, "training"), (self.eval_batches, "validation")):
             if batches.skipped:
                 files = "; ".join(batches.skipped_files)
@@ -367,14 +372,17 @@ class Trainer:
             self.folder.write_summary(summary)
         return summary
 
-    def _open_folder(self, resume: bool) -> None:
+    def _open_folder(self, resume: bool, held: contextlib.ExitStack) -> None:
         if self.folder.exists and not resume:
-            self.reporter.line(f"the folder that was there is now {self.folder.set_aside()}")
+            with self.folder.lock():  # not while another process trains it
+                self.reporter.line(f"the folder that was there is now {self.folder.set_aside()}")
+        held.enter_context(self.folder.lock())
+        self.folder.forget_failure()
         if not self.folder.begun:
             self.folder.create(self.recipe, self.classes, command_line())
 
     def _stream(self) -> Iterator[tuple[Tensor, Tensor]]:
-        epoch, within = divmod(self.update, self.updates_per_epoch)
+        epoch, within = divmod(self.standing.update, self.updates_per_epoch)
         start = within * self.recipe.train.accumulate
         while True:
             yield from self.batches.epoch(epoch, start=start)
@@ -382,13 +390,13 @@ class Trainer:
 
     def _place(self) -> dict[str, Any]:
         per_update = self.recipe.train.batch_size * self.recipe.train.accumulate * self.accelerator.num_processes
-        ratio, weight = self.settings_at(max(0, self.update - 1) / self.updates)  # of the last update
+        ratio, weight = self.settings_at(max(0, self.standing.update - 1) / self.updates)  # of the last update
         return {
-            "update": self.update,
-            "epoch": self.update / self.updates_per_epoch,
-            "images": self.update * per_update,
-            "seconds": round(self.spent["seconds"], 3),
-            "flops": self.spent["flops"],
+            "update": self.standing.update,
+            "epoch": self.standing.update / self.updates_per_epoch,
+            "images": self.standing.update * per_update,
+            "seconds": round(self.standing.spent["seconds"], 3),
+            "flops": self.standing.spent["flops"],
             "lr": self.optimizer.param_groups[0]["lr"],
             "mask_ratio": ratio,
             "weight": weight,
@@ -408,30 +416,20 @@ class Trainer:
             return None
         from torch.utils.tensorboard import SummaryWriter
 
-        return SummaryWriter(str(self.folder.path), purge_step=self.update + 1 if self.update else None)
+        return SummaryWriter(
+            str(self.folder.path), purge_step=self.standing.update + 1 if self.standing.update else None
+        )
 
     def _show(self, ratio: float, took: float) -> None:
         images = self.recipe.train.batch_size * self.recipe.train.accumulate * self.accelerator.num_processes
-        last = self.window.last
+        last = self.standing.window.last
         losses = ", ".join(f"{name} {last[key]:.3f}" for key, name in BRANCHES.items() if last.get(key) is not None)
-        self.reporter.step(self.folder.path.name, self.update, self.updates, f"{losses}, {images / took:.0f} images/s")
+        self.reporter.step(
+            self.folder.path.name, self.standing.update, self.updates, f"{losses}, {images / took:.0f} images/s"
+        )
 
     def _anywhere(self, flag: bool) -> bool:
         """Whether a flag is set on any process; all processes must ask."""
         if self.accelerator.num_processes == 1:
             return flag
         return bool(self.accelerator.reduce(torch.tensor(float(flag), device=self.accelerator.device)).item())
-
-    def _choose_attention(self, recipe: Recipe, model: nn.Module) -> Recipe:
-        choice: list[Any] = [None if recipe.model.attention == "auto" else recipe.model.attention]
-        if choice[0] is None and self.accelerator.is_main_process:
-            shape = (recipe.train.batch_size, recipe.data.channels, recipe.data.image_size, recipe.data.image_size)
-            choice[0] = choose_attention(model, shape, device=self.accelerator.device, precision=recipe.train.precision)
-        broadcast_object_list(choice)
-        if choice[0] is None:
-            return recipe
-        set_attention(model, choice[0])
-        return recipe.changed("model", attention=choice[0])
-
-
-_RESULTS = ("top1", "top5", "loss", "calibration_error", "images")

@@ -19,13 +19,14 @@ class LossWindow:
     """Sums of the losses since the last line of metrics, part of a run's state.
 
     Args:
-        sums: loss name -> sum.
+        sums: name -> sum over the steps: losses, agreement, and the square of the trained loss.
         count: number of steps that were added.
+        largest: the largest trained loss of a step.
     """
 
-    def __init__(self, sums: dict[str, float] | None = None, count: int = 0) -> None:
+    def __init__(self, sums: dict[str, float] | None = None, count: int = 0, largest: float = -math.inf) -> None:
         self.sums = dict(sums or {})
-        self.count = count
+        self.count, self.largest = count, largest
         self.last: dict[str, float] = {}
         self.gradient_norm: float | None = None
 
@@ -33,9 +34,14 @@ class LossWindow:
         """Add one step; the one place where training waits for the accelerator."""
         losses = {"loss": out.loss, "loss_main": out.loss_main, "loss_sub": out.loss_sub}
         present = {key: value.float() for key, value in losses.items() if value is not None}
+        if out.logits is not None and out.sub_logits is not None:
+            same = out.logits.argmax(dim=-1) == out.sub_logits.argmax(dim=-1)
+            present["agreement"] = 100 * same.float().mean()
         self.last = dict(zip(present, torch.stack(list(present.values())).tolist()))
         self.count += 1
-        for key, value in self.last.items():
+        trained = self.last.get("loss_main", self.last["loss"])
+        self.largest = max(self.largest, trained)
+        for key, value in (*self.last.items(), ("squared", trained * trained)):
             self.sums[key] = self.sums.get(key, 0.0) + value
 
     def not_finite(self) -> str | None:
@@ -47,11 +53,17 @@ class LossWindow:
 
     def state(self) -> dict[str, Any]:
         """Arguments that make an equal window."""
-        return {"sums": self.sums, "count": self.count}
+        return {"sums": self.sums, "count": self.count, "largest": self.largest}
 
     def means(self, place: dict[str, Any]) -> dict[str, Any]:
-        """A line of metrics: ``place``, the mean losses, and the ratio of the branches' losses."""
+        """A line of metrics: ``place``; means over the steps since the last line of the losses and of the branches'
+        agreement (percent of the images to which both give the same label); the main loss's standard deviation and
+        maximum over these steps, the sub loss's where there is no main one; the ratio of the branches' losses.
+        """
         losses = {key: value / self.count for key, value in self.sums.items()}
+        trained = losses.get("loss_main", losses["loss"])
+        losses["loss_main_std"] = math.sqrt(max(0.0, losses.pop("squared") - trained * trained))
+        losses["loss_main_max"] = self.largest
         record = {"kind": "train", **place, **losses, "gradient_norm": self.gradient_norm}
         if losses.get("loss_main") and "loss_sub" in losses:
             record["loss_sub_over_main"] = losses["loss_sub"] / losses["loss_main"]

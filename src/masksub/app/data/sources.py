@@ -110,10 +110,13 @@ def open_source(data: Data, which: Literal["train", "val"], seed: int) -> Source
     if data.name == "digits":
         source = Digits(which, data.channels)
     elif data.name == "folder":
-        path = data.train if which == "train" else data.val
+        key = "train" if data.val_share is not None else which
+        path = data.train if key == "train" else data.val
         if path is None:
-            raise InputError(f'data.{which} is missing: data.name "folder" needs a folder or archive')
-        source = ClassFolders(path, data.channels, key=f"data.{which}")
+            raise InputError(f'data.{key} is missing: data.name "folder" needs a folder or archive')
+        source = ClassFolders(path, data.channels, key=f"data.{key}")
+        if data.val_share is not None:
+            source = _held_out(source, data.val_share, which)
     elif "/" in data.name:
         source = TimmDataset(data.name, data.root, data.train_split if which == "train" else data.val_split, data)
     else:
@@ -129,6 +132,18 @@ def open_source(data: Data, which: Literal["train", "val"], seed: int) -> Source
         raise InputError(f"data.{which}_images = {count}: {source.name} has {len(source)} images")
     place = ("train images", seed) if which == "train" else ("val images",)
     chosen = torch.randperm(len(source), generator=generator(*place))[:count].sort().values
+    return View(source, chosen, source.labels[chosen], source.classes)
+
+
+def _held_out(source: Source, share: float, which: Literal["train", "val"]) -> Source:
+    """The share of each class that is held out, or the rest of it; the same whatever the seed."""
+    held_out = torch.zeros(len(source), dtype=torch.bool)
+    for label in range(len(source.classes)):
+        images = (source.labels == label).nonzero().flatten()
+        shuffled = images[torch.randperm(len(images), generator=generator("held out", label))]
+        # At least one of two and more, and never all.
+        held_out[shuffled[: min(len(images) - 1, max(1, round(share * len(images))))]] = True
+    chosen = (held_out if which == "val" else ~held_out).nonzero().flatten()
     return View(source, chosen, source.labels[chosen], source.classes)
 
 

@@ -1,52 +1,19 @@
-"""The command: arguments in, a call into ``app``, an exit code out.
-
-Exit codes: 0 done, 2 wrong input, 1 failure, 130 or 143 stopped by a signal with a checkpoint written.
-"""
+"""Commands about one model or one run: demo, train, eval, predict, inspect; schema and recipes."""
 
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
-try:
-    import typer
-except ImportError:  # pragma: no cover, shown by a test in a bare environment
-    sys.exit("the masksub command needs more than the library: pip install 'masksub[app]'")
+import typer
+
+from .options import JsonOption, OverridesArgument, QuietOption, RecipeArgument, RunArgument, app, print_result
 
 if TYPE_CHECKING:
     from masksub.app.settings import Recipe
 
-app = typer.Typer(
-    help="Strong masking inside supervised training: train, compare, decide.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
-)
-
-RecipeArgument = Annotated[str, typer.Argument(help="A YAML file, a packaged recipe's name, or a run folder.")]
-RunArgument = Annotated[Path, typer.Argument(help="A run folder.")]
-OverridesArgument = Annotated[
-    list[str] | None, typer.Argument(help="Changes to the recipe: key=value.", metavar="[KEY=VALUE]...")
-]
-QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but warnings and results.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
-
-
-@app.callback(invoke_without_command=True)
-def _options(
-    context: typer.Context,
-    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
-    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
-) -> None:
-    if version:
-        from masksub import __version__
-
-        typer.echo(__version__)
-        raise typer.Exit
-    context.obj = {"debug": debug}
+__all__: list[str] = []
 
 
 @app.command()
@@ -88,7 +55,7 @@ def train(
     reporter = Reporter(quiet=quiet or as_json)
     summary = run_training(settings, folder, resume=resume, overwrite=overwrite, reporter=reporter)
     final = summary["final"]
-    _print(
+    print_result(
         summary,
         as_json,
         f"{folder}: top-1 {final['top1']:.2f} %, loss {final['loss']:.4f}, calibration error "
@@ -117,7 +84,7 @@ def evaluate(
 
     result = evaluate_run(run, data=data, weights=weights, batch_size=batch_size)
     top5 = f", top-5 {result['top5']:.2f} %" if "top5" in result else ""
-    _print(
+    print_result(
         result,
         as_json,
         f"top-1 {result['top1']:.2f} %{top5}, loss {result['loss']:.4f}, calibration error "
@@ -143,7 +110,7 @@ def predict(
         f"{r['image']}: " + ", ".join(f"{label['label']} {label['probability']:.3f}" for label in r["labels"])
         for r in results
     ]
-    _print(results, as_json, "\n".join(lines))
+    print_result(results, as_json, "\n".join(lines))
 
 
 @app.command()
@@ -176,7 +143,7 @@ def inspect(
         batch_size=batch_size,
         measure=measure,
     )
-    _print(found.as_dict(), as_json, str(found))
+    print_result(found.as_dict(), as_json, str(found))
 
 
 @app.command()
@@ -215,35 +182,3 @@ def _recipe_and_folder(source: str, overrides: list[str], run: Path | None, *, r
         return load_recipe(folder.path / "recipe.yaml", overrides), run or folder.path
     settings = load_recipe(source, overrides)
     return settings, run or Path("runs") / f"{Path(source).stem}-{settings.method}-s{settings.seed}"
-
-
-def _print(result: Any, as_json: bool, text: str) -> None:
-    typer.echo(json.dumps(result, indent=2) if as_json else text)
-
-
-def main() -> None:
-    """Run the command and exit with its code."""
-    debug = "--debug" in sys.argv[1:]
-    try:
-        app()
-    except Exception as error:
-        if debug:
-            raise
-        sys.exit(_code(error))
-
-
-def _code(error: Exception) -> int:
-    """Tell an error in one message; the exit code that goes with it."""
-    from masksub.app.errors import InputError
-    from masksub.app.interrupt import InterruptedRun
-
-    if isinstance(error, InterruptedRun):
-        print(error, file=sys.stderr)  # noqa: T201
-        return 128 + error.signum
-    if isinstance(error, ImportError) and error.name and not error.name.startswith("masksub"):
-        extra = "transformers" if error.name == "transformers" else "app"
-        print(f"error: {error.name} is not installed: pip install 'masksub[{extra}]'", file=sys.stderr)  # noqa: T201
-        return 1
-    hint = "" if isinstance(error, (InputError, RuntimeError, OSError)) else " (masksub --debug ... shows where)"
-    print(f"error: {error or type(error).__name__}{hint}", file=sys.stderr)  # noqa: T201
-    return 2 if isinstance(error, InputError) else 1

@@ -1,0 +1,196 @@
+"""How values, names and the sentences of the verdict read in English. ``texts_ja`` has the same keys."""
+
+__all__ = ["MESSAGES"]
+
+MESSAGES: dict[str, str] = {
+    # How values are written.
+    "absent": "\u2013",
+    "list.separator": ", ",
+    "space": " ",
+    "list.semicolon": "; ",
+    "with": "{value} ({more})",
+    "range.dash": "\u2013",
+    "unit.points": "{n}\u00a0points",
+    "unit.percent": "{n}\u00a0%",
+    "unit.times": "{n}\u00a0\u00d7",
+    "time.seconds": "{s} s",
+    "time.minutes": "{m} min {s} s",
+    "time.hours": "{h} h {m} min",
+    "date": "{day} {month} {year}",
+    "month.1": "January", "month.2": "February", "month.3": "March", "month.4": "April", "month.5": "May",
+    "month.6": "June", "month.7": "July", "month.8": "August", "month.9": "September", "month.10": "October",
+    "month.11": "November", "month.12": "December",
+    "count.seed.one": "{n} seed", "count.seed.other": "{n} seeds",
+    "count.run.one": "{n} run", "count.run.other": "{n} runs",
+    "count.epoch.one": "{n:number} epoch", "count.epoch.other": "{n:number} epochs",
+    "count.setting.one": "{n} setting", "count.setting.other": "{n} settings",
+    "count.class.one": "{n} class", "count.class.other": "{n} classes",
+    "interval": "{low:decimal} to {high:decimal}",
+    "interval.signed": "{low:signed} to {high:signed}",
+    "method.paired t": "paired t-test",
+    "method.bootstrap": "bootstrap",
+    # Names.
+    "arm.plain": "Plain",
+    "arm.plain-equal": "Plain, equal compute",
+    "arm.masksub": "MaskSub",
+    "arm.direct-mask": "Masking in plain training",
+    "arm.true-label-sub": "Sub branch with true labels",
+    "arm.self-distill": "Self-distillation, no mask",
+    "arm.dropsub": "DropSub",
+    "arm.pathsub": "PathSub",
+    "arm.cosub": "CoSub",
+    "status.complete": "complete",
+    "status.failed": "diverged",
+    "status.incomplete": "incomplete",
+    # The verdict: headline.
+    "headline.compute.better": "At equal compute, {who:arm} is better than plain training, by {mean:size} of top-1.",
+    "headline.compute.worse": "At equal compute, {who:arm} is worse than plain training, by {mean:size} of top-1.",
+    "headline.compute.none": "At equal compute, no difference seen between {who:arm} and plain training.",
+    "headline.compute.unknown": "Too few seeds to say whether {who:arm} helps at equal compute.",
+    "headline.epochs.better": "At equal epochs, {who:arm} is better than plain training, by {mean:size} of top-1; "
+    "equal compute was not tried.",
+    "headline.epochs.worse": "At equal epochs, {who:arm} is worse than plain training, by {mean:size} of top-1.",
+    "headline.epochs.none": "At equal epochs, no difference seen between {who:arm} and plain training.",
+    "headline.epochs.unknown": "Too few seeds to say whether {who:arm} helps.",
+    "headline.no-reference": "{who:arm} was trained, but there is no plain run to compare it with.",
+    "headline.no-sub": "There is no run with a sub branch, so nothing can be said about MaskSub.",
+    "headline.no-run": "No run of {who:arm} is complete, so nothing can be said about it yet.",
+    "headline.epochs.differ": "{who:arm} and plain training did not have equal epochs, so nothing is said about a "
+    "gain.",
+    "headline.unequal.better": "{who:arm} is better than longer plain training of {ratio:times} its operations, by "
+    "{mean:size} of top-1.",
+    "headline.unequal.worse": "{who:arm} is worse than longer plain training of {ratio:times} its operations, by "
+    "{mean:size} of top-1.",
+    "headline.unequal.none": "No difference seen between {who:arm} and longer plain training of {ratio:times} its "
+    "operations.",
+    "headline.unequal.unknown": "Too few seeds to say whether {who:arm} helps against longer plain training.",
+    "headline.failed": "{n} of {all:count.run} of {who:arm} diverged and stands in no mean.",
+    # Gain at equal epochs.
+    "epochs.better": "{who:arm} is better than plain training: {mean:points} of top-1 ({level:share} interval "
+    "{low:signed} to {high:signed}, {seeds:count.seed}).",
+    "epochs.worse": "{who:arm} is worse than plain training: {mean:points} of top-1 ({level:share} interval "
+    "{low:signed} to {high:signed}, {seeds:count.seed}).",
+    "epochs.none": "No difference seen: the mean is {mean:points} of top-1, and the {level:share} interval, "
+    "{low:signed} "
+    "to {high:signed}, contains 0 ({seeds:count.seed}).",
+    "epochs.unknown": "{who:arm} ended {mean:points} from plain training, over {seeds:count.seed}. No claim about "
+    "noise "
+    "can be made: three seeds are the least.",
+    "epochs.no-interval": "{who:arm} ended {mean:points} from plain training, over {seeds:count.seed}; there is no "
+    "interval, so no claim about noise can be made.",
+    "epochs.no-arm": "Not known: there is no run of plain training.",
+    "epochs.no-pairs": "Not known: no seed was completed by both {who:arm} and plain training.",
+    "epochs.differ": "The epochs are not equal: {ours:number} for {who:arm}, {theirs:number} for plain training.",
+    # Gain at equal compute.
+    "compute.better": "{who:arm} is better than plain training that was made longer until it cost as much: "
+    "{mean:points} "
+    "of top-1 ({level:share} interval {low:signed} to {high:signed}, {seeds:count.seed}).",
+    "compute.worse": "{who:arm} is worse than plain training that was made longer until it cost as much: {mean:points} "
+    "of top-1 ({level:share} interval {low:signed} to {high:signed}, {seeds:count.seed}).",
+    "compute.none": "No difference seen: the mean is {mean:points} of top-1, and the {level:share} interval, "
+    "{low:signed} to {high:signed}, contains 0 ({seeds:count.seed}).",
+    "compute.unknown": "{who:arm} ended {mean:points} from plain training of the same cost, over "
+    "{seeds:count.seed}. No "
+    "claim about noise can be made: three seeds are the least.",
+    "compute.no-interval": "{who:arm} ended {mean:points} from plain training of the same cost, over "
+    "{seeds:count.seed}; there is no interval, so no claim about noise can be made.",
+    "compute.no-arm": "Not known: plain training was not tried at equal compute, so a gain may come from the longer "
+    "computation alone.",
+    "compute.no-pairs": "Not known: no seed was completed by both {who:arm} and plain training at equal compute.",
+    "unequal.better": "The compute is not equal. {who:arm} is better than longer plain training, which had "
+    "{ratio:times} its operations: {mean:points} of top-1 ({level:share} interval {low:signed} to {high:signed}, "
+    "{seeds:count.seed}).",
+    "unequal.worse": "The compute is not equal. {who:arm} is worse than longer plain training, which had {ratio:times} "
+    "its operations: {mean:points} of top-1 ({level:share} interval {low:signed} to {high:signed}, "
+    "{seeds:count.seed}).",
+    "unequal.none": "The compute is not equal: longer plain training had {ratio:times} the operations of {who:arm}. No "
+    "difference seen: {mean:points} of top-1, and the {level:share} interval, {low:signed} to {high:signed}, "
+    "contains 0 "
+    "({seeds:count.seed}).",
+    "unequal.unknown": "{who:arm} ended {mean:points} from longer plain training, which had {ratio:times} its "
+    "operations, over {seeds:count.seed}. No claim about noise can be made: three seeds are the least.",
+    "unequal.no-interval": "{who:arm} ended {mean:points} from longer plain training, which had {ratio:times} its "
+    "operations, over {seeds:count.seed}; there is no interval, so no claim about noise can be made.",
+    # Cost.
+    "cost.alone": "{flops:flops} and {seconds:duration} a run; there is no plain run to compare this with.",
+    "cost.flops": "{ratio:times} the operations of plain training at equal epochs ({ours:flops} against "
+    "{theirs:flops}).",
+    "cost.seconds": "{ratio:times} its training time ({ours:duration} against {theirs:duration} a run).",
+    "cost.memory": "{ratio:times} its peak memory ({ours:bytes} against {theirs:bytes}).",
+    "cost.energy": "{ratio:times} its energy ({ours:joules} against {theirs:joules}; measured: {of}).",
+    "cost.reach": "Its mean curve first reaches plain training\u2019s final accuracy at {share:share} of plain "
+    "training\u2019s "
+    "operations.",
+    "cost.never": "Its mean curve does not reach plain training\u2019s final accuracy.",
+    # Certainty.
+    "certainty.paired": "Against {reference:arm}: {seeds:count.seed} ({seed_list:numbers}), paired; {level:share} "
+    "interval by {method:method}, {p:p}.",
+    "certainty.few": "Against {reference:arm}: {seeds:count.seed} ({seed_list:numbers}). No claim about noise can be "
+    "made with fewer than three.",
+    "certainty.nothing": "There is nothing to compare {who:arm} with, so there is no interval.",
+    "certainty.spread": "From seed to seed, {who:arm} varies with a standard deviation of {spread:plain_points} "
+    "({seeds:count.seed}).",
+    "certainty.failed": "{who:arm}: {n} of {all:count.run} diverged (seed {seeds:numbers}). Counted here, in no mean.",
+    "certainty.incomplete": "{who:arm}: {n:count.run} incomplete (seed {seeds:numbers}). In no mean.",
+    "certainty.sweep-failed": "Sweep: {n:count.run} diverged. Counted here, in no mean.",
+    "certainty.survivors": "The mean of {who:arm} leaves out what diverged: judge the gain together with the failures.",
+    # Recommended setting.
+    "recommended.longer": "Where compute is what counts, train the plain recipe for longer; {who:arm} pays only where "
+    "the number of epochs is what is fixed.",
+    "recommended.stay": "On this evidence, stay with the plain recipe.",
+    "recommended.nothing-yet": "On this evidence, nothing speaks for changing the plain recipe yet.",
+    "recommended.unswept": "Not swept. These runs used {settings:settings}. Try `masksub sweep RECIPE --ratio "
+    "0.25,0.5,0.75 --weight 0.25,0.5,0.75`.",
+    "recommended.unswept-unknown": "Not swept. Try `masksub sweep RECIPE --ratio 0.25,0.5,0.75 --weight "
+    "0.25,0.5,0.75`.",
+    "recommended.unswept-other": "Not swept. These runs used {settings:settings}.",
+    "recommended.none-complete": "A sweep of {settings:count.setting} was begun; none of them is complete.",
+    "recommended.sweep": "Of {tried:count.setting}: {settings:settings}. Top-1 {mean:percent} ({level:share} interval "
+    "{low:decimal} to {high:decimal}, {seeds:count.seed}).",
+    "recommended.sweep-few": "Of {tried:count.setting}: {settings:settings}. Top-1 {mean:percent}, over "
+    "{seeds:count.seed}: too few to tell it from its neighbours.",
+    "recommended.versus.better": "This setting is better than plain training at equal epochs: {mean:points} "
+    "({level:share} interval {low:signed} to {high:signed}).",
+    "recommended.versus.worse": "This setting is worse than plain training at equal epochs: {mean:points} "
+    "({level:share} interval {low:signed} to {high:signed}).",
+    "recommended.versus.none": "No difference seen between this setting and plain training at equal epochs "
+    "({mean:points}, {level:share} interval {low:signed} to {high:signed}).",
+    "recommended.versus.unknown": "This setting ended {mean:points} from plain training; no claim about noise can be "
+    "made with so few seeds.",
+    "recommended.not-best": "The highest mean was {mean:percent}, at {settings:settings}; it is not told apart from "
+    "the "
+    "recommended setting, which is cheaper or nearer to the usual one.",
+    "recommended.best-fewer": "The highest mean was {mean:percent}, at {settings:settings}, but over fewer complete "
+    "seeds.",
+    "recommended.sensitivity": "One step away along `{name}`, at most {loss:plain_points} of mean top-1 are lost.",
+    # What to try next.
+    "next.resume": "Complete what is incomplete: the same command goes on with what is missing.",
+    "next.run-masksub": "Train with the sub branch: `masksub compare RECIPE`.",
+    "next.failed": "Find out why runs of {arms:arms} diverged: a lower `optim.lr`, `optim.clip_norm`, or "
+    "`train.precision=bf16`.",
+    "next.plain": "Add plain training, without which no gain can be told: `masksub compare RECIPE`.",
+    "next.plain-equal": "Add plain training at equal compute: `masksub compare RECIPE --arms "
+    "plain,plain-equal,masksub`.",
+    "next.seeds": "Add seeds; three are the least, five the usual: `masksub compare RECIPE --seeds 5`.",
+    "next.more-seeds": "To see a smaller difference, add seeds: with {more} in place of {seeds} the interval would be "
+    "about half as wide.",
+    "next.sweep": "Sweep mask ratio and weight: `masksub sweep RECIPE --ratio 0.25,0.5,0.75 --weight 0.25,0.5,0.75`.",
+    "next.edge": "Sweep further along {names:names}: the recommended setting is the outermost that was tried.",
+    "next.longer": "Repeat it at the length and model size that you train in production: gains of short runs need not "
+    "hold there.",
+    "next.held-out": "Before you rely on it, evaluate the chosen model once on images that decided nothing: "
+    "`masksub eval RUN --data FOLDER`.",
+    # What this does not show.
+    "limits.one": "One data set ({data}) and one model ({model}): other data and other models may answer differently.",
+    "limits.seeds": "{seeds:count.seed} of {who:arm}: small differences stay hidden in noise.",
+    "limits.epochs": "A recipe of {epochs:count.epoch}: what longer training would show is open.",
+    "limits.chosen": "The recommended setting was chosen among {tried} on the validation images themselves, so its "
+    "accuracy is optimistic.",
+    "limits.best-of": "{who:arm} is the best of {arms:arms} on the validation images, so its accuracy is optimistic.",
+    "limits.validation": "Accuracy is that of the last evaluation on the validation images, not on a separate test "
+    "set.",
+    "limits.many": "{n} comparisons are shown and the intervals are not corrected for their number.",
+    "limits.environments": "The runs were made in {n} different environments: compare their times and memory with "
+    "care.",
+    "limits.speed": "Times, memory and energy are those of the machine named below.",
+}  # fmt: skip

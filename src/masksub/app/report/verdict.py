@@ -1,0 +1,169 @@
+"""What the figures say, as statements without a language: never more than the figures.
+
+A difference whose interval contains 0 is "none", fewer than three paired seeds are "unknown", whatever the means.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from masksub.app.evidence import Arm, Evidence, Paired
+
+from .advice import limits, next_steps, recommendation
+from .statements import PARTS, Statement, Tone, chosen_arm
+
+__all__ = ["state_verdict"]
+
+
+def state_verdict(evidence: Evidence) -> list[Statement]:
+    """All statements, in the order of PARTS."""
+    who = chosen_arm(evidence)
+    said: list[Statement] = []
+    if who is None or who.top1 is None:
+        known = {} if who is None else {"who": who.key}
+        said.append(Statement("headline", "headline.no-sub" if who is None else "headline.no-run", "unknown", known))
+        said += _failures(evidence)
+    else:
+        said += _headline(evidence, who)
+        said += _epochs(evidence, who)
+        said += _compute(evidence, who)
+        said += _cost(evidence, who)
+        said += _certainty(who)
+        said += _failures(evidence)
+        if who.failed:
+            said.append(Statement("certainty", "certainty.survivors", "worse", {"who": who.key}))
+    said += recommendation(evidence, who)
+    said += next_steps(evidence, who)
+    said += limits(evidence, who)
+    return sorted(said, key=lambda each: PARTS.index(each.part))
+
+
+def _figures(who: Arm, paired: Paired) -> dict[str, Any]:
+    at = paired.interval
+    return {
+        "who": who.key, "mean": at.mean, "low": at.low, "high": at.high, "level": at.level,
+        "seeds": len(paired.seeds), "seed_list": list(paired.seeds), "p": paired.p, "method": paired.method,
+    }  # fmt: skip
+
+
+def _headline(evidence: Evidence, who: Arm) -> list[Statement]:
+    """At equal compute where that was tried, because it is the stricter question; else at equal epochs."""
+    said = []
+    if (paired := who.versus.get("plain-equal")) is not None:
+        ratio = _unequal(evidence, who)
+        key = f"headline.{'compute' if ratio is None else 'unequal'}.{paired.verdict}"
+        said.append(Statement("headline", key, paired.verdict, {**_figures(who, paired), "ratio": ratio}))
+    elif (paired := who.versus.get("plain")) is not None:
+        if _other_epochs(evidence, who) is None:
+            key = f"headline.epochs.{paired.verdict}"
+            said.append(Statement("headline", key, paired.verdict, _figures(who, paired)))
+        else:
+            said.append(Statement("headline", "headline.epochs.differ", "unknown", {"who": who.key}))
+    else:
+        said.append(Statement("headline", "headline.no-reference", "unknown", {"who": who.key}))
+    if who.failed:
+        values = {"who": who.key, "n": len(who.failed), "all": len(who.runs)}
+        said.append(Statement("headline", "headline.failed", "worse", values))
+    return said
+
+
+def _gain(evidence: Evidence, who: Arm, part: str, reference: str, ratio: float | None = None) -> list[Statement]:
+    """The paired difference to a reference arm; ``ratio`` where it did not have the compute that it should."""
+    paired = who.versus.get(reference)
+    if paired is None:
+        why = "no-arm" if evidence.arm(reference) is None else "no-pairs"
+        return [Statement(part, f"{part}.{why}", "unknown", {"who": who.key})]
+    verdict = paired.verdict
+    name = "no-interval" if verdict == "unknown" and paired.claims else verdict
+    key = f"{part if ratio is None else 'unequal'}.{name}"
+    return [Statement(part, key, verdict, {**_figures(who, paired), "ratio": ratio})]
+
+
+def _epochs(evidence: Evidence, who: Arm) -> list[Statement]:
+    said = _gain(evidence, who, "epochs", "plain")
+    if "plain" in who.versus and (theirs := _other_epochs(evidence, who)) is not None:
+        values = {"who": who.key, "ours": who.epochs, "theirs": theirs}
+        said.append(Statement("epochs", "epochs.differ", "worse", values))
+    return said
+
+
+def _compute(evidence: Evidence, who: Arm) -> list[Statement]:
+    return _gain(evidence, who, "compute", "plain-equal", _unequal(evidence, who))
+
+
+def _other_epochs(evidence: Evidence, who: Arm) -> float | None:
+    """Epochs of plain training where they are not those of the arm."""
+    plain = evidence.arm("plain")
+    return plain.epochs if plain is not None and _apart(who.epochs, plain.epochs, 0.01) else None
+
+
+def _unequal(evidence: Evidence, who: Arm) -> float | None:
+    """Operations of plain training at "equal" compute over the arm's, where they are not equal.
+
+    The plain arm is stretched to MaskSub's cost at the recipe's ratio: other methods and ratios cost more or less.
+    """
+    equal = evidence.arm("plain-equal")
+    return _ratio(equal.flops, who.flops) if equal is not None and _apart(equal.flops, who.flops, 0.03) else None
+
+
+def _cost(evidence: Evidence, who: Arm) -> list[Statement]:
+    plain = evidence.arm("plain")
+    if plain is None or plain.top1 is None:
+        values = {"who": who.key, "flops": who.flops, "seconds": who.seconds}
+        return [Statement("cost", "cost.alone", "note", values)] if who.flops and who.seconds else []
+    said = []
+    for key, ours, theirs in (
+        ("flops", who.flops, plain.flops),
+        ("seconds", who.seconds, plain.seconds),
+        ("memory", who.peak_memory_bytes, plain.peak_memory_bytes),
+        ("energy", who.energy_joules, plain.energy_joules if plain.energy_of == who.energy_of else None),
+    ):
+        if (ratio := _ratio(ours, theirs)) is not None:
+            values = {"who": who.key, "ratio": ratio, "ours": ours, "theirs": theirs, "of": who.energy_of}
+            said.append(Statement("cost", f"cost.{key}", "note", values))
+    if plain.flops and (reach := who.flops_to_plain) is not None:
+        said.append(Statement("cost", "cost.reach", "note", {"who": who.key, "share": reach / plain.flops}))
+    elif plain.flops:
+        said.append(Statement("cost", "cost.never", "note", {"who": who.key}))
+    return said
+
+
+def _certainty(who: Arm) -> list[Statement]:
+    said = []
+    for reference in ("plain-equal", "plain"):
+        if (paired := who.versus.get(reference)) is None:
+            continue
+        key = "certainty.paired" if paired.claims and paired.p is not None else "certainty.few"
+        tone: Tone = "note" if paired.claims else "unknown"
+        said.append(Statement("certainty", key, tone, {**_figures(who, paired), "reference": reference}))
+    if not said:
+        said.append(Statement("certainty", "certainty.nothing", "unknown", {"who": who.key}))
+    if who.spread is not None:
+        values = {"who": who.key, "spread": who.spread, "seeds": len(who.complete)}
+        said.append(Statement("certainty", "certainty.spread", "note", values))
+    return said
+
+
+def _failures(evidence: Evidence) -> list[Statement]:
+    """Seeds that diverged and runs that are not complete: told for every arm, dropped for none."""
+    said = []
+    for arm in evidence.arms:
+        if arm.failed:
+            values = {"who": arm.key, "seeds": [run.seed for run in arm.failed], "n": len(arm.failed)}
+            said.append(Statement("certainty", "certainty.failed", "worse", {**values, "all": len(arm.runs)}))
+        if missing := [run.seed for run in arm.runs if run.status == "incomplete"]:
+            values = {"who": arm.key, "seeds": missing, "n": len(missing)}
+            said.append(Statement("certainty", "certainty.incomplete", "unknown", values))
+    points = evidence.sweep.points if evidence.sweep is not None else ()
+    if failed := sum(run.status == "failed" for point in points for run in point.runs):
+        said.append(Statement("certainty", "certainty.sweep-failed", "worse", {"n": failed}))
+    return said
+
+
+def _ratio(ours: float | None, theirs: float | None) -> float | None:
+    return ours / theirs if ours is not None and theirs else None
+
+
+def _apart(ours: float | None, theirs: float | None, tolerance: float) -> bool:
+    ratio = _ratio(ours, theirs)
+    return ratio is not None and abs(ratio - 1) > tolerance

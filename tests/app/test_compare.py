@@ -1,0 +1,243 @@
+"""Comparisons on the embedded digits. If these fail, arms are not comparable, or runs are lost, doubled or wrong."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from masksub.app.arms import ARMS, Costs, arm_recipe, chosen_arms
+from masksub.app.cells import Cell, run_cell, work_on
+from masksub.app.compare import plan_comparison, run_comparison
+from masksub.app.devices import create_accelerator
+from masksub.app.errors import InputError, RunBusy, StoppedError
+from masksub.app.interrupt import InterruptedRun, StopRequest
+from masksub.app.progress import Reporter
+from masksub.app.recipe import load_recipe
+from masksub.app.runs import RunFolder
+from masksub.app.settings import Recipe
+from masksub.app.train import Trainer, train
+
+SMALL = (
+    "data.train_images=128", "data.val_images=60", "train.epochs=2", "train.batch_size=16", "train.log_every=3",
+    "model.kwargs.embed_dim=24", "model.kwargs.depth=2", "model.kwargs.num_heads=2", "optim.warmup_epochs=0.5",
+    "train.tensorboard=false", "train.device=cpu",
+)  # fmt: skip
+
+
+def small(*overrides: str) -> Recipe:
+    return load_recipe("digits/vit_micro", (*SMALL, *overrides))
+
+
+def quiet() -> Reporter:
+    return Reporter(quiet=True)
+
+
+def comparison(folder: Path, *overrides: str, **options: Any) -> tuple[dict[str, Any], str]:
+    settings = {"arms": "plain,masksub", "seeds": 1, "jobs": 1, "statistics": "t", "dry_run": False}
+    settings |= {"retry_failed": False, "reporter": quiet(), **options}
+    return run_comparison(small(*overrides), folder, **settings)
+
+
+def plan(folder: Path, *arms: str, seeds: int = 1, overrides: tuple[str, ...] = ()) -> list[Cell]:
+    base = small(*overrides)
+    return plan_comparison(base, folder, arms=chosen_arms([*arms]), seeds=seeds, costs=Costs(base))
+
+
+def files(folder: Path) -> dict[str, int]:
+    return {str(path): path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
+
+
+def test_arms_share_weights_images_and_order(tmp_path: Path) -> None:
+    """The first update of every arm starts from the same weights and sees the same batch."""
+    seen: dict[str, Any] = {}
+    for cell in plan(tmp_path, *ARMS):
+        trainer = Trainer(cell.recipe, cell.run, create_accelerator(cell.recipe), quiet(), StopRequest())
+        weights = torch.cat([p.detach().flatten() for p in trainer.plain_model.parameters()])
+        x, y = next(trainer._stream())
+        if not seen:
+            seen = {"weights": weights, "x": x, "y": y}
+        assert torch.equal(weights, seen["weights"]) and torch.equal(x, seen["x"]) and torch.equal(y, seen["y"])
+
+
+def test_the_stretched_arm_costs_what_masksub_costs(tmp_path: Path) -> None:
+    base = small("train.epochs=40")
+    costs = Costs(base)
+    flops = {
+        key: costs.per_image(ARMS[key].method) * arm_recipe(base, ARMS[key], 0, costs).train.epochs
+        for key in ("plain", "plain-equal", "masksub")
+    }
+    assert flops["plain-equal"] == pytest.approx(flops["masksub"], rel=1e-6)
+    assert 1.3 < flops["masksub"] / flops["plain"] < 1.6
+    ramp = small("sub.ratio={kind: linear, start: 0.0, end: 0.9}")
+    assert Costs(ramp).ratio("masksub") == pytest.approx(1.55, abs=0.08), "the mean over the schedule, not its start"
+
+
+def test_a_comparison_is_made_once(tmp_path: Path) -> None:
+    result, text = comparison(tmp_path / "c", arms="plain,plain-equal,masksub,direct-mask")
+    assert [arm["key"] for arm in result["arms"]] == ["plain", "plain-equal", "masksub", "direct-mask"]
+    assert "MaskSub" in text and "no claim" in text.lower()
+    for arm in result["arms"]:
+        for run in arm["runs"]:
+            summary = RunFolder(run["path"]).summary()
+            assert summary is not None and summary["final"]["top1"] == run["top1"]
+    assert json.loads((tmp_path / "c" / "comparison.json").read_text())["arms"]
+    before = {
+        path: when for path, when in files(tmp_path / "c").items() if not path.endswith(("comparison.json", ".lock"))
+    }
+    comparison(tmp_path / "c", arms="plain,plain-equal,masksub,direct-mask")
+    after = files(tmp_path / "c")
+    assert all(after[path] == when for path, when in before.items()), "a finished run was touched"
+
+
+def test_an_interrupted_run_is_gone_on_with(tmp_path: Path) -> None:
+    """Stopped by a real signal in the middle, then started again: the weights are those of the unbroken run."""
+    cell = plan(tmp_path / "c", "masksub", overrides=("train.checkpoint_every=2",))[0]
+    train(cell.recipe, tmp_path / "unbroken", reporter=quiet())
+
+    def interrupt(record: dict[str, Any]) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(InterruptedRun):
+        run_cell(cell.recipe, cell.folder, reporter=quiet(), on_eval=interrupt)
+    assert cell.state == "begun"
+    # Here and not in a worker, which may have another number of threads, and so another order of sums.
+    assert run_cell(cell.recipe, cell.folder, reporter=quiet()) == "complete"
+    name = "checkpoints/update-*/model.safetensors"
+    one, two = (load_file(sorted(path.glob(name))[-1]) for path in (cell.folder, tmp_path / "unbroken"))
+    assert all(torch.equal(one[key], two[key]) for key in two)
+
+
+WORKER = """
+import sys
+from pathlib import Path
+from masksub.app.cells import work_on
+from tests.app.test_compare import plan
+import masksub.app.cells as cells
+
+real = cells.train
+def told(recipe, path, **rest):
+    with open(sys.argv[2], "a") as log:
+        log.write(f"{sys.argv[3]} {Path(path).name}\\n")
+    return real(recipe, path, **rest)
+cells.train = told
+cells.WAIT = 0.2
+work_on(plan(Path(sys.argv[1]), "plain", "masksub", "direct-mask", seeds=2, overrides=("train.epochs=6",)))
+"""
+
+
+def worker(folder: Path, log: Path, name: str) -> subprocess.Popen[bytes]:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen([sys.executable, "-c", WORKER, str(folder), str(log), name], env=environment)
+
+
+def test_two_commands_share_the_work_and_one_that_is_killed_is_replaced(tmp_path: Path) -> None:
+    """Two processes on one folder, one really killed: every run is made, and none by both but the one left behind."""
+    folder, log = tmp_path / "c", tmp_path / "log"
+    one, two = worker(folder, log, "one"), worker(folder, log, "two")
+    deadline = time.monotonic() + 120
+    while not (log.exists() and {"one", "two"} <= {line.split()[0] for line in log.read_text().splitlines()}):
+        assert time.monotonic() < deadline and one.poll() is None and two.poll() is None
+        time.sleep(0.05)
+    taken = [line.split()[1] for line in log.read_text().splitlines() if line.startswith("one")][-1]
+    one.kill()
+    one.wait()
+    was_complete = RunFolder(folder / taken).summary() is not None
+    assert two.wait(timeout=240) == 0
+    begun = [line.split() for line in log.read_text().splitlines()]
+    for cell in plan(folder, "plain", "masksub", "direct-mask", seeds=2, overrides=("train.epochs=6",)):
+        times = sum(name == cell.folder.name for _, name in begun)
+        assert cell.state == "complete"
+        assert times == (2 if cell.folder.name == taken and not was_complete else 1)
+        updates = [record["update"] for record in cell.run.metrics() if record["kind"] == "train"]
+        assert updates == sorted(set(updates)), "a run that was taken over has gaps or doubles"
+
+
+def test_a_run_is_trained_by_one_process_at_a_time(tmp_path: Path) -> None:
+    code = (
+        "import sys, time; from masksub.app.runs import RunFolder\n"
+        "with RunFolder(sys.argv[1]).lock(): print('held', flush=True); time.sleep(60)"
+    )
+    holder = subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "run")], stdout=subprocess.PIPE)
+    try:
+        assert holder.stdout is not None and holder.stdout.readline() == b"held\n"
+        with pytest.raises(RunBusy, match="another process"):
+            train(small(), tmp_path / "run", reporter=quiet())
+        assert run_cell(small(), tmp_path / "run", reporter=quiet()) == "busy"
+    finally:
+        holder.kill()
+        holder.wait()
+        if holder.stdout is not None:
+            holder.stdout.close()
+    assert run_cell(small(), tmp_path / "run", reporter=quiet()) == "complete", "the lock outlived its holder"
+
+
+def test_a_seed_that_diverges_is_counted_and_not_tried_again(tmp_path: Path) -> None:
+    wild = ("optim.lr=1e30", "optim.warmup_epochs=0", "optim.name=sgd")
+    result, text = comparison(tmp_path / "c", *wild, arms="plain")
+    assert [run["status"] for run in result["arms"][0]["runs"]] == ["failed"]
+    assert "failed" in text
+    failure = RunFolder(tmp_path / "c" / "plain-s0").failure()
+    assert failure is not None and "not finite" in failure["reason"]
+    before = files(tmp_path / "c" / "plain-s0")
+    comparison(tmp_path / "c", *wild, arms="plain")
+    assert files(tmp_path / "c" / "plain-s0") == before
+    comparison(tmp_path / "c", *wild, arms="plain", retry_failed=True)
+    assert files(tmp_path / "c" / "plain-s0") != before
+
+
+def test_wrong_input_is_told_before_anything_is_written(tmp_path: Path) -> None:
+    for options, said in (
+        ({"arms": "plain,maskub"}, "'maskub'"),
+        ({"arms": ""}, "''"),
+        ({"statistics": "wald"}, "t or bootstrap"),
+    ):
+        with pytest.raises(InputError, match=said):
+            comparison(tmp_path / "c", **options)
+    assert not (tmp_path / "c").exists()
+    comparison(tmp_path / "c", arms="plain")
+    with pytest.raises(InputError, match=r"optim.lr: 0.003 -> 0.1"):
+        comparison(tmp_path / "c", "optim.lr=0.1")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="is a file"):
+        comparison(tmp_path / "file")
+    (tmp_path / "c" / "masksub-s0").mkdir()
+    (tmp_path / "c" / "masksub-s0" / "thesis.tex").write_text("years of work")
+    with pytest.raises(InputError, match="is in the way"):
+        comparison(tmp_path / "c")
+
+
+def test_a_plan_measures_and_writes_nothing(tmp_path: Path) -> None:
+    result, text = comparison(tmp_path / "c", arms="plain,plain-equal,masksub", seeds=3, dry_run=True)
+    assert not (tmp_path / "c").exists() and not Path("nowhere").exists()
+    plain, equal, sub = result["arms"]
+    assert (plain["name"], plain["runs"], plain["left"], plain["updates"]) == ("plain", 3, 3, 16)
+    assert equal["flops"] == pytest.approx(sub["flops"], rel=0.05) and sub["flops"] > 1.3 * plain["flops"]
+    assert all(arm["seconds"] > 0 for arm in result["arms"])
+    assert "9 runs left" in text
+    comparison(tmp_path / "c", arms="plain")
+    assert comparison(tmp_path / "c", arms="plain", dry_run=True)[0]["arms"][0]["left"] == 0
+
+
+def test_what_can_not_be_made_is_told_and_the_rest_is(tmp_path: Path) -> None:
+    """A run whose checkpoints are all damaged stops that run alone, with its reason."""
+    cells = plan(tmp_path / "c", "plain", "masksub")
+    bad = next(cell for cell in cells if cell.recipe.method == "masksub")
+    train(bad.recipe, bad.folder, reporter=quiet())
+    (bad.folder / "summary.json").unlink()
+    for weights in bad.folder.glob("checkpoints/*/model.safetensors"):
+        weights.write_bytes(b"damaged")
+    errors = work_on(cells)
+    assert list(errors) == [str(bad.folder)] and "no checkpoint" in errors[str(bad.folder)]
+    assert {cell.recipe.method: cell.state for cell in cells} == {"plain": "complete", "masksub": "begun"}
+    with pytest.raises(StoppedError, match=r"1 of 2 runs could not be made"):
+        comparison(tmp_path / "c")
