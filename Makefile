@@ -6,11 +6,11 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow lint format clean
+.PHONY: help demo test test-slow test-postgres lint format clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
-	@echo "  PYTHON=...      interpreter of a new environment (now: $(PYTHON))"
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
+	@echo "  PYTHON=...          interpreter of a new environment (now: $(PYTHON))"
 
 demo: $(STAMP) ## the demonstration on data that comes along; needs no GPU
 	$(BIN)/masksub demo
@@ -21,6 +21,12 @@ test: lint ## format, lint, types and all tests but the slow ones
 
 test-slow: $(STAMP) ## tests that take longer than a minute
 	$(BIN)/python -m pytest -m slow
+
+test-postgres: $(STAMP) ## sweeps on a real PostgreSQL server; installs Debian's where it may
+	@ls -d /usr/lib/postgresql/*/bin >/dev/null 2>&1 || command -v pg_ctl >/dev/null || \
+	{ command -v apt-get >/dev/null && [ "$$(id -u)" = 0 ] && apt-get update -q && apt-get install -y -q postgresql; } || \
+	{ echo "PostgreSQL is not installed; as root: apt-get install postgresql" >&2; exit 1; }
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -rs tests/app/test_sweep_workers.py
 
 lint: $(STAMP) ## format, lint and types
 	$(BIN)/ruff format --check .

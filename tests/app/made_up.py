@@ -9,7 +9,7 @@ from typing import Any
 
 import scipy.stats
 
-from masksub.app.evidence import (
+from masksub.app.evidence.model import (
     Arm,
     Curve,
     Evidence,

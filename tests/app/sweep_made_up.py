@@ -8,12 +8,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
-from masksub.app import sweep_study, sweep_worker
 from masksub.app.errors import RunBusy
 from masksub.app.progress import Reporter
 from masksub.app.runs import RunFolder
 from masksub.app.settings import Recipe
-from masksub.app.sweep_plan import Plan
+from masksub.app.sweep import study as sweep_study
+from masksub.app.sweep import worker as sweep_worker
+from masksub.app.sweep.plan import Plan
 
 EVALUATIONS = 4
 

@@ -14,15 +14,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from masksub import MaskSub, TwoBranchStep
-from masksub.app import analyze as module
-from masksub.app.analyze import analyze, text, write_analysis
-from masksub.app.branch_gradients import BranchLosses, compare_gradients, evaluating, gradient, spread
+from masksub.app.analysis import analyze as module
+from masksub.app.analysis.analyze import analyze, text, write_analysis
+from masksub.app.analysis.branch_gradients import BranchLosses, compare_gradients, evaluating, gradient, spread
+from masksub.app.analysis.masked_accuracy import divergence, masked_accuracy
+from masksub.app.analysis.sharpness import moved, sharpness
 from masksub.app.errors import InputError
-from masksub.app.masked_accuracy import divergence, masked_accuracy
 from masksub.app.predict import evaluate_run
 from masksub.app.progress import Reporter
 from masksub.app.recipe import load_recipe
-from masksub.app.sharpness import moved, sharpness
 from masksub.app.train import train
 from masksub.core.methods import METHODS
 from tests.models import resnet, vit
@@ -285,7 +285,7 @@ def test_a_run_in_training_and_an_earlier_checkpoint(run: Path, tmp_path: Path) 
 
 def test_a_checkpoint_that_training_removes_meanwhile(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Training keeps the last few: the one that was found may be gone when it is read."""
-    from masksub.app import analyze_inputs
+    from masksub.app.analysis import inputs as analyze_inputs
     from masksub.app.checkpoint import Checkpoint
 
     real, gone = analyze_inputs.latest, [Checkpoint(run / "checkpoints/update-00000002", 2)]

@@ -15,11 +15,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from masksub.app.arms import ARMS, Costs, arm_recipe, chosen_arms
-from masksub.app.cells import Cell, run_cell, work_on
-from masksub.app.compare import plan_comparison, run_comparison
 from masksub.app.devices import create_accelerator
 from masksub.app.errors import InputError, RunBusy, StoppedError
+from masksub.app.experiment.arms import ARMS, Costs, arm_recipe, chosen_arms
+from masksub.app.experiment.cells import Cell, run_cell, work_on
+from masksub.app.experiment.compare import plan_comparison, run_comparison
 from masksub.app.interrupt import InterruptedRun, StopRequest
 from masksub.app.progress import Reporter
 from masksub.app.recipe import load_recipe
@@ -120,9 +120,9 @@ def test_an_interrupted_run_is_gone_on_with(tmp_path: Path) -> None:
 WORKER = """
 import sys
 from pathlib import Path
-from masksub.app.cells import work_on
+from masksub.app.experiment.cells import work_on
 from tests.app.test_compare import plan
-import masksub.app.cells as cells
+import masksub.app.experiment.cells as cells
 
 real = cells.train
 def told(recipe, path, **rest):

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from masksub.app.errors import InputError
-from masksub.app.evidence import Arm, Evidence
-from masksub.app.gather import gather
+from masksub.app.evidence.gather import gather
+from masksub.app.evidence.model import Arm, Evidence
 
 from .made_up_runs import recipe, write_arm, write_comparison, write_run, write_sweep
 

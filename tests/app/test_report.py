@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from masksub.app.arms import ARMS
 from masksub.app.errors import InputError
-from masksub.app.evidence import Evidence, Problem
+from masksub.app.evidence.model import Evidence, Problem
+from masksub.app.experiment.arms import ARMS
 from masksub.app.report import find_analyses, write_report
 from masksub.app.report.charts import chart_text
 from masksub.app.report.inputs import draw_inputs

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from masksub.app.errors import InputError
-from masksub.app.evidence import Arm, Evidence, Problem
-from masksub.app.gather import gather
+from masksub.app.evidence.gather import gather
+from masksub.app.evidence.model import Arm, Evidence, Problem
 
 from .made_up_runs import recipe, write_arm, write_run
 

@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 
-from masksub.app import staged
-from masksub.app.cells import Cell
 from masksub.app.errors import InputError
+from masksub.app.experiment.cells import Cell
 from masksub.app.progress import Reporter
 from masksub.app.recipe import load_recipe
 from masksub.app.runs import RunFolder
-from masksub.app.staged import run_staged
+from masksub.app.sweep import staged
+from masksub.app.sweep.staged import run_staged
 from tests.app.test_train import SMALL
 
 NOISE = (0.0, 0.3, -0.3, 0.1)

@@ -8,7 +8,7 @@ import pytest
 import scipy.stats
 
 from masksub.app.errors import InputError
-from masksub.app.statistics import mean_interval, paired, spread
+from masksub.app.evidence.statistics import mean_interval, paired, spread
 
 PLAIN = {0: 94.0, 1: 95.0, 2: 94.5, 3: 93.5}
 

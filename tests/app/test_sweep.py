@@ -15,20 +15,21 @@ from typing import Any
 import pytest
 from optuna.trial import FrozenTrial, TrialState
 
-from masksub.app import sweep, sweep_worker
 from masksub.app.errors import InputError, StoppedError
-from masksub.app.gather import gather
+from masksub.app.evidence.gather import gather
 from masksub.app.interrupt import InterruptedRun
 from masksub.app.progress import Reporter
 from masksub.app.recipe import load_recipe
 from masksub.app.runs import RunFolder
 from masksub.app.settings import Recipe
-from masksub.app.sweep import plan_sweep, run_sweep
-from masksub.app.sweep_plan import Plan
-from masksub.app.sweep_result import sweep_result
-from masksub.app.sweep_storage import hide_password, is_here_and_dead, place_of, storage_url, this_worker
-from masksub.app.sweep_study import Claim, SharedStudy
-from masksub.app.sweep_worker import work
+from masksub.app.sweep import run as sweep
+from masksub.app.sweep import worker as sweep_worker
+from masksub.app.sweep.plan import Plan
+from masksub.app.sweep.result import sweep_result
+from masksub.app.sweep.run import plan_sweep, run_sweep
+from masksub.app.sweep.storage import hide_password, is_here_and_dead, place_of, storage_url, this_worker
+from masksub.app.sweep.study import Claim, SharedStudy
+from masksub.app.sweep.worker import work
 from tests.app.sweep_made_up import logged, made_up_run, made_up_top1
 from tests.app.test_train import SMALL
 

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from masksub.app.evidence import Run, SweepPoint
-from masksub.app.statistics import mean_interval
-from masksub.app.sweep_choice import choose, sweep_of
+from masksub.app.evidence.choice import choose, sweep_of
+from masksub.app.evidence.model import Run, SweepPoint
+from masksub.app.evidence.statistics import mean_interval
 
 KEYS = ("sub.ratio", "sub.weight")
 

@@ -9,8 +9,8 @@ import pytest
 from masksub.app.errors import InputError
 from masksub.app.recipe import load_recipe
 from masksub.app.settings import Recipe
-from masksub.app.sweep_settings import Space, slug, with_settings
-from masksub.app.sweep_space import parse_space, space_items
+from masksub.app.sweep.settings import Space, slug, with_settings
+from masksub.app.sweep.space import parse_space, space_items
 
 STAGED = {"kind": "staged", "stages": [[0.0, 0.25], [0.5, 0.5]]}
 

@@ -20,9 +20,9 @@ from masksub.app.errors import InputError
 from masksub.app.progress import Reporter
 from masksub.app.recipe import load_recipe
 from masksub.app.runs import RunFolder
-from masksub.app.sweep import plan_sweep, run_sweep
-from masksub.app.sweep_plan import Plan
-from masksub.app.sweep_study import SharedStudy
+from masksub.app.sweep.plan import Plan
+from masksub.app.sweep.run import plan_sweep, run_sweep
+from masksub.app.sweep.study import SharedStudy
 from tests.app import postgres
 from tests.app.sweep_made_up import logged, worker
 

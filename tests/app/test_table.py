@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from masksub.app.gather import gather
-from masksub.app.table import WIDTH, sweep_table, text_table
+from masksub.app.evidence.gather import gather
+from masksub.app.evidence.table import WIDTH, sweep_table, text_table
 
 from .made_up_runs import recipe, write_arm, write_comparison, write_run, write_sweep
 

@@ -6,13 +6,13 @@ import json
 import time
 from pathlib import Path
 
-from .arms import ARMS, DEFAULT_ARMS, Costs
-from .compare import plan_comparison, train_cells
+from .experiment.arms import ARMS, DEFAULT_ARMS, Costs
+from .experiment.compare import plan_comparison, train_cells
+from .experiment.workers import default_jobs
 from .progress import Reporter
 from .recipe import load_recipe
 from .runs import write_text_atomically
 from .settings import Recipe
-from .workers import default_jobs
 
 __all__ = ["run_demo"]
 
@@ -46,9 +46,9 @@ def run_demo(folder: Path, *, seeds: int, reporter: Reporter, overrides: tuple[s
     began = time.perf_counter()
     with reporter:
         train_cells(cells, jobs=default_jobs(base.train.device), reporter=reporter)
+    from .evidence.gather import gather
+    from .evidence.table import text_table
     from .figures import draw_demo  # SciPy and matplotlib, needed at the end only
-    from .gather import gather
-    from .table import text_table
 
     evidence = gather([folder])
     result = folder / "comparison.json"

@@ -287,8 +287,8 @@ class Recipe(_Settings):
             mistakes.append('data.train is missing: data.name "folder" needs a folder or archive to train on')
         if self.data.name == "folder" and self.data.val is None and self.data.val_share is None:
             mistakes.append(
-                'data.val is missing: data.name "folder" needs a folder or archive to validate on, or data.val_share to '
-                "hold out a share of the training images"
+                'data.val is missing: data.name "folder" needs a folder or archive to validate on, or data.val_share '
+                "to hold out a share of the training images"
             )
         if self.data.val_share is not None and (self.data.name != "folder" or self.data.val is not None):
             mistakes.append(

@@ -35,7 +35,7 @@ def compare(
 
     Example: masksub compare recipe.yaml --seeds 5 --dry-run
     """
-    from masksub.app.compare import run_comparison
+    from masksub.app.experiment.compare import run_comparison
     from masksub.app.progress import Reporter
     from masksub.app.recipe import load_recipe
 
@@ -76,6 +76,7 @@ def sweep(
     jobs: Annotated[int | None, typer.Option(min=1, help="Processes at a time; one a GPU, or up to 4.")] = None,
     folder: Annotated[Path | None, typer.Option("--out", help="Folder of the runs; runs/RECIPE-sweep.")] = None,
     statistics: Annotated[str, typer.Option(help="Interval: t or bootstrap.")] = "t",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Plan, FLOPs and time; writes nothing.")] = False,
     staged: Annotated[
         bool, typer.Option("--staged", help="Raise the ratio step by step while accuracy holds.")
     ] = False,
@@ -89,6 +90,7 @@ def sweep(
 
     Example: masksub sweep recipe.yaml --ratio 0.25,0.5,0.75 --weight 0.25,0.5,0.75
     """
+    from masksub.app.errors import InputError
     from masksub.app.progress import Reporter
     from masksub.app.recipe import load_recipe
 
@@ -96,7 +98,20 @@ def sweep(
     reporter = Reporter(quiet=quiet or as_json)
     name = Path(recipe).stem
     if staged:
-        from masksub.app.staged import RATIOS, run_staged
+        wrong = {
+            "--weight": weight,
+            "--stages": stages,
+            "--space": space,
+            "--trials": trials,
+            "--storage": storage,
+            "--study": study,
+            "--sampler": sampler != "grid",
+            "--pruner": pruner != "none",
+            "--dry-run": dry_run,
+        }
+        if given := [option for option, value in wrong.items() if value]:
+            raise InputError(f"--staged raises --ratio alone; it does not go with {', '.join(given)}")
+        from masksub.app.sweep.staged import RATIOS, run_staged
 
         result, text = run_staged(
             settings,
@@ -109,8 +124,8 @@ def sweep(
             reporter=reporter,
         )
     else:
-        from masksub.app.sweep import run_sweep
-        from masksub.app.sweep_space import space_items
+        from masksub.app.sweep.run import run_sweep
+        from masksub.app.sweep.space import space_items
 
         result, text = run_sweep(
             settings,
@@ -124,6 +139,7 @@ def sweep(
             study=study,
             jobs=jobs,
             statistics=statistics,
+            dry_run=dry_run,
             reporter=reporter,
         )
     print_result(result, as_json, text)
@@ -145,7 +161,7 @@ def report(
 
     Example: masksub report runs/vit_micro-compare runs/vit_micro-sweep -o report.html
     """
-    from masksub.app.gather import gather
+    from masksub.app.evidence.gather import gather
     from masksub.app.progress import Reporter
     from masksub.app.report import find_analyses, write_report
 
@@ -176,8 +192,8 @@ def analyze(
 
     Example: masksub analyze runs/vit_micro-masksub-s0
     """
-    from masksub.app.analyze import RATIOS, text, write_analysis
-    from masksub.app.analyze import analyze as run_analysis
+    from masksub.app.analysis.analyze import RATIOS, text, write_analysis
+    from masksub.app.analysis.analyze import analyze as run_analysis
     from masksub.app.progress import Reporter
 
     reporter = Reporter(quiet=quiet or as_json)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from masksub.app.errors import InputError
-from masksub.app.evidence import Evidence
+from masksub.app.evidence.model import Evidence
 from masksub.app.runs import write_text_atomically
 
 from .analysis import find_analyses

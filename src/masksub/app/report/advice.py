@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from masksub.app.evidence import Arm, Evidence, Sweep
+from masksub.app.evidence.model import Arm, Evidence, Sweep
 
 from .statements import SUB_METHODS, Statement, settings_of
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from masksub.app.evidence import Evidence
+from masksub.app.evidence.model import Evidence
 
 from .language import Language
 from .tables import Table

@@ -11,7 +11,7 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from masksub.app.evidence import Arm, Curve, Evidence
+from masksub.app.evidence.model import Arm, Curve, Evidence
 
 from .language import Language
 from .tables import Table

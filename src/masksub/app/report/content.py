@@ -6,7 +6,7 @@ import datetime
 from dataclasses import dataclass
 from typing import Any
 
-from masksub.app.evidence import Arm, Evidence
+from masksub.app.evidence.model import Arm, Evidence
 
 from .language import Language
 from .record_tables import recipe_tables, run_tables

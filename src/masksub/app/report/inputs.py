@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from masksub.app.data import normalise, open_source, prepare
-from masksub.app.evidence import Arm, Evidence
+from masksub.app.evidence.model import Arm, Evidence
 from masksub.app.models import create_model
 from masksub.app.runs import RunFolder
 from masksub.app.settings import Recipe

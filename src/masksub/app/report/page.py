@@ -13,7 +13,7 @@ from markupsafe import Markup, escape
 from plotly.offline import get_plotlyjs
 
 from masksub import __version__
-from masksub.app.evidence import Evidence
+from masksub.app.evidence.model import Evidence
 
 from .analysis import analysis_tables
 from .charts import STYLES, curve_charts, difference_chart, training_charts

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from masksub.app.evidence import Evidence, Problem, Run
+from masksub.app.evidence.model import Evidence, Problem, Run
 
 from .language import Language
 from .tables import Table, run_numbers

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from masksub.app.evidence import Arm, Evidence
+from masksub.app.evidence.model import Arm, Evidence
 
 __all__ = ["PARTS", "SUB_METHODS", "Statement", "Tone", "chosen_arm", "settings_of"]
 

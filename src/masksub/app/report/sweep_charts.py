@@ -6,7 +6,7 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from masksub.app.evidence import Evidence, Sweep, SweepPoint
+from masksub.app.evidence.model import Evidence, Sweep, SweepPoint
 
 from .charts import Chart, as_json, chart_text, layout
 from .language import Language

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from masksub.app.evidence import Evidence, Interval, Paired, Run
+from masksub.app.evidence.model import Evidence, Interval, Paired, Run
 
 from .language import Language
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from masksub.app.evidence import Arm, Evidence, Paired
+from masksub.app.evidence.model import Arm, Evidence, Paired
 
 from .advice import limits, next_steps, recommendation
 from .statements import PARTS, Statement, Tone, chosen_arm
