@@ -41,6 +41,18 @@ def sentences(evidence: Evidence, code: str) -> dict[str, str]:
     return {each.key: plain_text(language.say(each.key, **each.values)) for each in state_verdict(evidence)}
 
 
+def test_an_interval_that_its_p_value_does_not_bear_out_claims_nothing() -> None:
+    """A bootstrap interval of few seeds is too narrow: what it says alone would be more than the figures."""
+    evidence = situation("win")
+    who = evidence.arm("masksub")
+    assert who is not None
+    versus = {key: dataclasses.replace(paired, p=0.0625) for key, paired in who.versus.items()}
+    arms = tuple(dataclasses.replace(arm, versus=versus) if arm is who else arm for arm in evidence.arms)
+    found = [each.key for each in state_verdict(dataclasses.replace(evidence, arms=arms))]
+    assert "headline.compute.none" in found and "certainty.disputed" in found and "compute.better" not in found
+    assert "certainty.disputed" not in keys("win")
+
+
 @pytest.mark.parametrize(
     ("name", "expected", "never"),
     [

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from statistics import fmean
@@ -115,12 +116,24 @@ def _swept_keys(runs: list[FoundRun]) -> frozenset[str]:
 
 
 def _recommend(groups: Sequence[Group], keys: tuple[str, ...], *, statistics: str) -> int | None:
-    return choose([_point(group, keys, None, statistics) for group in groups], statistics=statistics)
+    return choose([_point(group, keys, None, statistics) for group in _same_seeds(groups)], statistics=statistics)
 
 
 def _sweep(places: Places, statistics: str) -> Any:
-    points = [_point(group, places.keys, places.arms.get("plain"), statistics) for group in places.sweep]
+    plain = places.arms.get("plain")
+    points = [_point(group, places.keys, plain, statistics) for group in _same_seeds(places.sweep)]
     return sweep_of(places.keys, points, statistics=statistics)
+
+
+def _same_seeds(groups: Sequence[Group]) -> list[Group]:
+    """The settings of a sweep on the seeds that at least half of them have.
+
+    One of them may also be an arm of a comparison over more seeds; its other runs would make it look surer.
+    """
+    count = Counter(run.recipe.seed for group in groups for run in group.runs)
+    usual = {seed for seed, settings in count.items() if 2 * settings >= len(groups)}
+    kept = [replace(group, runs=tuple(run for run in group.runs if run.recipe.seed in usual)) for group in groups]
+    return kept if all(group.runs for group in kept) else [*groups]
 
 
 def _point(group: Group, keys: tuple[str, ...], plain: Group | None, statistics: str) -> SweepPoint:

@@ -57,9 +57,17 @@ class Paired:
         low, high = self.interval.low, self.interval.high
         if not self.claims or low is None or high is None:
             return "unknown"
-        if low <= 0 <= high or (self.p is not None and self.p > 1 - self.interval.level + 1e-9):
+        if low <= 0 <= high or self.disputed:
             return "none"
         return "better" if low > 0 else "worse"
+
+    @property
+    def disputed(self) -> bool:
+        """Whether the interval excludes 0 although the p-value claims no difference."""
+        low, high = self.interval.low, self.interval.high
+        if self.p is None or low is None or high is None or low <= 0 <= high:
+            return False
+        return self.p > 1 - self.interval.level + 1e-9
 
 
 @dataclass(frozen=True)

@@ -233,12 +233,13 @@ def _disagreeing(evidence: Evidence) -> list[str]:
         f"{name_of(arm.key)} to {name_of(key)}"
         for arm in evidence.arms
         for key, paired in arm.versus.items()
-        if paired.verdict in ("better", "worse") and paired.p is not None and paired.p > 1 - paired.interval.level
+        if paired.claims and paired.disputed
     ]
     if not names:
         return []
     return [
-        f"Interval and p do not agree, so be careful with: {'; '.join(names)}. Few seeds make intervals too narrow."
+        f"The interval excludes 0, but p does not bear it out, so no difference is claimed: {'; '.join(names)}. "
+        "Few seeds make bootstrap intervals too narrow."
     ]
 
 

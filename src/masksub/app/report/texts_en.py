@@ -127,6 +127,8 @@ MESSAGES: dict[str, str] = {
     "interval by {method:method}, {p:p}.",
     "certainty.few": "Against {reference:arm}: {seeds:count.seed} ({seed_list:numbers}). No claim about noise can be "
     "made with fewer than three.",
+    "certainty.disputed": "The interval against {reference:arm} excludes 0, but the p-value does not bear it out; with "
+    "so few seeds such intervals are too narrow, so no difference is claimed.",
     "certainty.nothing": "There is nothing to compare {who:arm} with, so there is no interval.",
     "certainty.spread": "From seed to seed, {who:arm} varies with a standard deviation of {spread:plain_points} "
     "({seeds:count.seed}).",

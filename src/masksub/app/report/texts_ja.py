@@ -114,6 +114,8 @@ MESSAGES: dict[str, str] = {
     "{level:share}信頼区間は{method:method}による。{p:p}。",
     "certainty.few": "「{reference:arm}」との比較：{seeds:count.seed}（シード {seed_list:numbers}）。"
     "3 シード未満では、偶然のばらつきについて何も主張できない。",
+    "certainty.disputed": "「{reference:arm}」に対する信頼区間は 0 を含まないが、p 値はそれを裏付けていない。"
+    "シードが少ないと区間は狭くなりすぎるため、差があるとは判断しない。",
     "certainty.nothing": "{who:arm} の比較対象がないため、信頼区間はない。",
     "certainty.spread": "{who:arm} のシード間のばらつきは、標準偏差で {spread:plain_points}（{seeds:count.seed}）。",
     "certainty.failed": "{who:arm}：{all:count.run}中 {n} 件が発散した（シード {seeds:numbers}）。"

@@ -136,6 +136,8 @@ def _certainty(who: Arm) -> list[Statement]:
         key = "certainty.paired" if paired.claims and paired.p is not None else "certainty.few"
         tone: Tone = "note" if paired.claims else "unknown"
         said.append(Statement("certainty", key, tone, {**_figures(who, paired), "reference": reference}))
+        if paired.claims and paired.disputed:
+            said.append(Statement("certainty", "certainty.disputed", "note", {"reference": reference}))
     if not said:
         said.append(Statement("certainty", "certainty.nothing", "unknown", {"who": who.key}))
     if who.spread is not None:
