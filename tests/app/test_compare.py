@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +21,11 @@ from masksub.app.errors import InputError, RunBusy, StoppedError
 from masksub.app.experiment.arms import ARMS, Costs, arm_recipe, chosen_arms
 from masksub.app.experiment.cells import Cell, run_cell, work_on
 from masksub.app.experiment.compare import plan_comparison, run_comparison
+from masksub.app.experiment.workers import run_in_processes
 from masksub.app.interrupt import InterruptedRun, StopRequest
 from masksub.app.progress import Reporter
 from masksub.app.recipe import load_recipe
-from masksub.app.runs import RunFolder
+from masksub.app.runs import RunFolder, write_text_atomically
 from masksub.app.settings import Recipe
 from masksub.app.train import Trainer, train
 
@@ -43,14 +45,20 @@ def quiet() -> Reporter:
 
 
 def comparison(folder: Path, *overrides: str, **options: Any) -> tuple[dict[str, Any], str]:
-    settings = {"arms": "plain,masksub", "seeds": 1, "jobs": 1, "statistics": "t", "dry_run": False}
+    settings = {
+        "arms": "plain,masksub",
+        "seeds": 1,
+        "jobs": 1,
+        "statistics": "t",
+        "dry_run": False,
+        "mixed_versions": False,
+    }
     settings |= {"retry_failed": False, "reporter": quiet(), **options}
     return run_comparison(small(*overrides), folder, **settings)
 
 
 def plan(folder: Path, *arms: str, seeds: int = 1, overrides: tuple[str, ...] = ()) -> list[Cell]:
-    base = small(*overrides)
-    return plan_comparison(base, folder, arms=chosen_arms([*arms]), seeds=seeds, costs=Costs(base))
+    return plan_comparison(small(*overrides), folder, arms=chosen_arms([*arms]), seeds=seeds, jobs=1)
 
 
 def files(folder: Path) -> dict[str, int]:
@@ -241,3 +249,67 @@ def test_what_can_not_be_made_is_told_and_the_rest_is(tmp_path: Path) -> None:
     assert {cell.recipe.method: cell.state for cell in cells} == {"plain": "complete", "masksub": "begun"}
     with pytest.raises(StoppedError, match=r"1 of 2 runs could not be made"):
         comparison(tmp_path / "c")
+
+
+def test_arms_of_another_recipe_in_the_same_folder_are_refused(tmp_path: Path) -> None:
+    """Trained one arm at a time, with the recipe changed in between, they would be told as one comparison."""
+    comparison(tmp_path / "c", arms="plain")
+    with pytest.raises(InputError, match=r"optim.lr: 0.003 -> 0.01"):
+        comparison(tmp_path / "c", "optim.lr=0.01", arms="masksub")
+    with pytest.raises(InputError, match=r"optim.lr"):
+        comparison(tmp_path / "c", "optim.lr=0.01", "seed=5", arms="plain")
+
+
+def test_what_can_not_be_trained_is_told_before_anything_is(tmp_path: Path) -> None:
+    """Not after the arms that can be trained, hours later."""
+    for wrong, said in (
+        ("optim.warmup_epochs=2", "warm-up"),
+        ("model.kwargs.num_heads=5", "num_heads"),
+        ("sub.ratio=0.0", "nothing would be masked"),
+        ("seed=2147483646", "seeds must stay below"),
+    ):
+        with pytest.raises(InputError, match=said):
+            comparison(tmp_path / "c", wrong, seeds=3)
+    assert not (tmp_path / "c").exists()
+    with pytest.raises(InputError, match="can't make a folder"):
+        comparison(Path("/proc/nowhere/c"))
+
+
+def test_whether_images_are_held_is_decided_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Held images and streamed ones are augmented by other random numbers: arms would not be paired."""
+    assert {cell.recipe.data.cache for cell in plan(tmp_path / "c", *ARMS)} == {"memory"}
+    run_cell(small("data.cache=none", "method=plain"), tmp_path / "d" / "plain-s0", reporter=quiet())
+    assert {cell.recipe.data.cache for cell in plan(tmp_path / "d", "plain", "masksub")} == {"none"}
+
+
+def test_commands_that_end_together_do_not_spoil_the_result(tmp_path: Path) -> None:
+    """Both write comparison.json at the same moment."""
+    target = tmp_path / "comparison.json"
+    texts = [json.dumps([number] * 20000) for number in range(2)]
+    with ThreadPoolExecutor(2) as pool:
+        for done in [pool.submit(write_text_atomically, target, text) for _ in range(40) for text in texts]:
+            done.result()
+    assert target.read_text() in texts and [path.name for path in tmp_path.iterdir()] == ["comparison.json"]
+
+
+def killed_until(marker: str) -> str:
+    """Ends as the kernel ends a process that takes too much memory, the first time."""
+    if not Path(marker).exists():
+        Path(marker).touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return "done"
+
+
+def killed(marker: str) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_killed_worker_is_replaced_and_not_for_ever(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    def call(function: Any) -> list[Any]:
+        arguments = [(str(tmp_path / "marker"),)]
+        return run_in_processes(function, arguments, jobs=1, reporter=quiet(), poll=lambda: (0, 1, ""))
+
+    assert call(killed_until) == ["done"]
+    assert "another takes its place" in capfd.readouterr().err
+    assert call(killed) == [None]
+    assert "for the third time" in capfd.readouterr().err

@@ -59,15 +59,19 @@ def test_one_and_two_seeds_make_no_claim(method: str) -> None:
 
 @pytest.mark.parametrize("method", ["t", "bootstrap"])
 @pytest.mark.parametrize(
-    ("difference", "p", "verdict"), [(0.2, 0.0, "better"), (0.0, 1.0, "none"), (-0.2, 0.0, "worse")]
+    ("difference", "p", "verdict"), [(0.2, 0.25, "unknown"), (0.0, 1.0, "none"), (-0.2, 0.25, "unknown")]
 )
-def test_equal_differences_have_no_variance(difference: float, p: float, verdict: str, method: str) -> None:
-    """No NaN and no warning, though 94.2 - 94.0 and 7.2 - 7.0 are not the same binary number."""
+def test_equal_differences_are_no_certainty(difference: float, p: float, verdict: str, method: str) -> None:
+    """One image of sixty in each of three seeds: no variance, but three equal signs are no proof either.
+
+    No NaN and no warning, though 94.2 - 94.0 and 7.2 - 7.0 are not the same binary number.
+    """
     theirs = {0: 94.0, 1: 61.4, 2: 7.0}
     found = paired({seed: value + difference for seed, value in theirs.items()}, theirs, "plain", method=method)
-    assert found.interval.low == found.interval.high == found.interval.mean == pytest.approx(difference)
+    assert found.interval.mean == pytest.approx(difference)
+    assert found.interval.low == found.interval.high == (0.0 if difference == 0 else None)
     assert (found.p, found.verdict) == (p, verdict)
-    assert "no variance" in found.method
+    assert "all differences are equal" in found.method
 
 
 def test_bootstrap_says_what_it_is_and_repeats() -> None:
@@ -109,5 +113,5 @@ def test_mean_interval() -> None:
     one = mean_interval([4.0])
     assert one is not None and (one.mean, one.low, one.high) == (4.0, None, None)
     same = mean_interval([0.3, 0.1 + 0.2])
-    assert same is not None and same.low == same.high == same.mean
+    assert same is not None and same.low is None and same.high is None
     assert (spread([1.0]), spread([1.0, 3.0])) == (None, pytest.approx(math.sqrt(2)))

@@ -6,7 +6,7 @@ import json
 import time
 from pathlib import Path
 
-from .experiment.arms import ARMS, DEFAULT_ARMS, Costs
+from .experiment.arms import ARMS, DEFAULT_ARMS
 from .experiment.compare import plan_comparison, train_cells
 from .experiment.workers import default_jobs
 from .progress import Reporter
@@ -41,11 +41,12 @@ def run_demo(folder: Path, *, seeds: int, reporter: Reporter, overrides: tuple[s
         InputError: the folder holds runs of another recipe.
     """
     base = _recipe(overrides)
+    jobs = default_jobs(base.train.device)
     arms = [ARMS[key] for key in DEFAULT_ARMS]
-    cells = plan_comparison(base, folder, arms=arms, seeds=seeds, costs=Costs(base))
+    cells = plan_comparison(base, folder, arms=arms, seeds=seeds, jobs=jobs)
     began = time.perf_counter()
     with reporter:
-        train_cells(cells, jobs=default_jobs(base.train.device), reporter=reporter)
+        train_cells(cells, jobs=jobs, reporter=reporter)
     from .evidence.gather import gather
     from .evidence.table import text_table
     from .figures import draw_demo  # SciPy and matplotlib, needed at the end only

@@ -10,9 +10,16 @@ from pathlib import Path
 
 import torch
 
-__all__ = ["EnergyMeter"]
+__all__ = ["EnergyMeter", "no_cpu"]
 
 POWERCAP = Path("/sys/class/powercap")
+_cpu_is_shared = False
+
+
+def no_cpu() -> None:
+    """From now on no energy is read for runs on the CPU of this process: its counters would count those beside them."""
+    global _cpu_is_shared  # a fact about the whole process
+    _cpu_is_shared = True
 
 
 class EnergyMeter:
@@ -33,7 +40,9 @@ class EnergyMeter:
     def find(cls, device: torch.device) -> EnergyMeter | None:
         """The meter of this device, None where no sensor answers."""
         try:
-            return cls.nvml(device) if device.type == "cuda" else cls.rapl() if device.type == "cpu" else None
+            if device.type == "cuda":
+                return cls.nvml(device)
+            return cls.rapl() if device.type == "cpu" and not _cpu_is_shared else None
         except Exception:  # a driver may refuse in any way; a run does not end for want of a sensor
             return None
 

@@ -136,15 +136,24 @@ def create_optimizer(recipe: Recipe, model: nn.Module) -> torch.optim.Optimizer:
         raise InputError(f"optim.name = {wanted.name!r}, optim.kwargs = {wanted.kwargs}: {error}{hint}") from error
 
 
-def create_schedule(recipe: Recipe, optimizer: torch.optim.Optimizer, updates: int, updates_per_epoch: int) -> Any:
-    """timm's learning-rate schedule over updates; a function of the update number, so that it needs no state."""
-    wanted = recipe.optim
-    warmup = round(wanted.warmup_epochs * updates_per_epoch)
+def warmup_updates(recipe: Recipe, updates: int, updates_per_epoch: int) -> int:
+    """Updates of the warm-up.
+
+    Raises:
+        InputError: it leaves nothing of the training.
+    """
+    warmup = round(recipe.optim.warmup_epochs * updates_per_epoch)
     if warmup >= updates:
         raise InputError(
-            f"optim.warmup_epochs = {wanted.warmup_epochs}: the warm-up takes {warmup} updates of a training of "
+            f"optim.warmup_epochs = {recipe.optim.warmup_epochs}: the warm-up takes {warmup} updates of a training of "
             f"{updates}; it must be shorter than train.epochs = {recipe.train.epochs}"
         )
+    return warmup
+
+
+def create_schedule(recipe: Recipe, optimizer: torch.optim.Optimizer, updates: int, updates_per_epoch: int) -> Any:
+    """timm's learning-rate schedule over updates; a function of the update number, so that it needs no state."""
+    wanted, warmup = recipe.optim, warmup_updates(recipe, updates, updates_per_epoch)
     # One timm "epoch" is one update here: the length of a training need not be whole epochs.
     schedule, _ = timm.scheduler.create_scheduler_v2(
         optimizer,

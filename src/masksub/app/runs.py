@@ -12,6 +12,7 @@ import platform
 import subprocess
 import sys
 import time
+import uuid
 from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
@@ -32,12 +33,16 @@ LOCK = ".lock"
 
 def write_text_atomically(path: Path, text: str) -> None:
     """Write a file so that a reader, or a machine that loses power, sees the old content or the new one."""
-    temporary = path.with_name(f".{path.name}.writing")
-    with temporary.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    # A name of its own: two commands may write the same result at the same moment.
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.writing")
+    try:
+        with temporary.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 class RunFolder:

@@ -204,6 +204,10 @@ class Trainer:
     def measure(self, updates: int) -> tuple[float, float]:
         """Seconds of an update and of evaluating an image, medians of a few; the weights change, nothing is written."""
         stream, times = self._stream(), []
+        # At the peak of the learning rate without the warm-up before it, training might diverge.
+        for group in self.optimizer.param_groups:
+            group["lr"] = 0.0
+        self.schedule.step_update = lambda update: None
         for _ in range(updates + 2):
             self.standing.update = self.updates // 2  # where ramps of ratio and weight are at their mean
             before = self.standing.spent["train_seconds"]

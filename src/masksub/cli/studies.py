@@ -24,8 +24,13 @@ def compare(
     jobs: Annotated[int | None, typer.Option(min=1, help="Processes at a time; one a GPU, or up to 4.")] = None,
     folder: Annotated[Path | None, typer.Option("--out", help="Folder of the runs; runs/RECIPE-compare.")] = None,
     statistics: Annotated[str, typer.Option(help="Interval: t or bootstrap.")] = "t",
+    mixed_versions: Annotated[
+        bool, typer.Option("--mixed-versions", help="Use runs of other versions, too; otherwise named and left out.")
+    ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Plan, FLOPs and time; writes nothing.")] = False,
-    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Train diverged runs again.")] = False,
+    retry_failed: Annotated[
+        bool, typer.Option("--retry-failed", help="Train diverged runs again, as after an update.")
+    ] = False,
     quiet: QuietOption = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -49,6 +54,7 @@ def compare(
         jobs=jobs,
         statistics=statistics,
         dry_run=dry_run,
+        mixed_versions=mixed_versions,
         retry_failed=retry_failed,
         reporter=reporter,
     )

@@ -73,7 +73,8 @@ def _gradients(found: dict[str, Any]) -> list[str]:
         lines.append("  this run's update has no sub branch")
     else:
         share = run["sub"]["share_of_update"]
-        part = "" if share is None or share["mean"] is None else f"; its part of the update {share['mean']:.0%}"
+        known = share is not None and share["mean"] is not None
+        part = f"; its part of the update {round(100 * share['mean']) + 0} %" if known else ""
         lines += [
             _branch("this run's sub branch", run["ratio"], run["sub"]),
             f"  this run weighs it by {run['weight']:g}{part}",

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from .model import Sweep, SweepPoint
 from .run_files import is_number
-from .statistics import paired
+from .statistics import paired, spread
 
 __all__ = ["choose", "sweep_of"]
 
@@ -48,7 +49,15 @@ def choose(points: Sequence[SweepPoint], *, statistics: str = "t", level: float 
     best = _best(points, fullest)
     if best is None:
         return None
-    as_good = [i for i in fullest if i == best or _not_apart(points[i], points[best], statistics, level)]
+    allowed = _allowed(points[best])
+    as_good = [
+        i
+        for i in fullest
+        if i == best
+        or (
+            _mean(points[best]) - _mean(points[i]) <= allowed and _not_apart(points[i], points[best], statistics, level)
+        )
+    ]
     least = min((flops for i in as_good if (flops := points[i].flops) is not None), default=None)
     if least is not None:
         as_good = [i for i in as_good if (flops := points[i].flops) is not None and flops <= least * (1 + SAME_FLOPS)]
@@ -59,6 +68,13 @@ def _not_apart(point: SweepPoint, best: SweepPoint, statistics: str, level: floa
     ours, theirs = ({run.seed: run.top1 for run in each.runs if run.top1 is not None} for each in (point, best))
     found = paired(ours, theirs, "best", level=level, method=statistics)
     return found.verdict == "none" or (not found.claims and _mean(point) == _mean(best))
+
+
+def _allowed(best: SweepPoint) -> float:
+    """Points that a cheaper setting may be below the best: its standard error. That few seeds can't tell two settings
+    apart does not make them equal."""
+    values = [run.top1 for run in best.runs if run.top1 is not None]
+    return (spread(values) or 0.0) / math.sqrt(len(values))
 
 
 def _best(points: Sequence[SweepPoint], among: Sequence[int]) -> int | None:

@@ -87,7 +87,7 @@ def _of_one_version(runs: list[FoundRun], mixed: bool) -> tuple[list[FoundRun], 
     if len(known) < 2:
         return runs, []
     complete = Counter(run.versions for run in runs if run.status == "complete")
-    usual = max(known, key=lambda versions: (known[versions], complete[versions]))
+    usual = max(known, key=lambda versions: (complete[versions], known[versions]))
     kept, problems = [], []
     for run in runs:
         odd = run.versions in known and run.versions != usual
@@ -121,7 +121,10 @@ def _recommend(groups: Sequence[Group], keys: tuple[str, ...], *, statistics: st
 
 def _sweep(places: Places, statistics: str) -> Any:
     plain = places.arms.get("plain")
-    points = [_point(group, places.keys, plain, statistics) for group in _same_seeds(places.sweep)]
+    points = [_point(group, places.keys, None, statistics) for group in _same_seeds(places.sweep)]
+    # Against plain training every seed counts that both have.
+    versus = [_versus(group, plain, "plain", statistics) for group in places.sweep]
+    points = [replace(point, versus_plain=each) for point, each in zip(points, versus)]
     return sweep_of(places.keys, points, statistics=statistics)
 
 

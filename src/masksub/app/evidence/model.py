@@ -205,8 +205,9 @@ class Sweep:
         keys: the dotted recipe keys that vary, "sub.ratio" and "sub.weight" first.
         points: every setting.
         recommended: index of the setting to use: the highest mean top-1 among those with the most complete seeds; of
-            settings that are not told apart from it (paired interval contains 0), the cheapest in FLOPs, then the one
-            nearest to the paper's 0.5 and 0.5. None if no setting is complete.
+            settings that are not told apart from it (paired interval contains 0) and not further below it than its
+            standard error, the cheapest in FLOPs, then the one nearest to the paper's 0.5 and 0.5. None if no setting
+            is complete.
         best: index of the highest mean.
         sensitivity: dotted key -> largest loss of mean top-1, in points, one step away from the recommended setting
             along that key; only for numeric keys with a neighbour.
@@ -227,13 +228,13 @@ class Problem:
 
     Attributes:
         path: folder or file.
-        kind: "empty", "foreign", "unreadable", "incomplete", "failed" or "version".
+        kind: "empty", "foreign", "unreadable", "incomplete", "failed", "double" (of a run that counts) or "version".
         message: what is wrong with it, in English, for the terminal and the JSON.
         values: what the message names, for other languages.
     """
 
     path: str
-    kind: Literal["empty", "foreign", "unreadable", "incomplete", "failed", "version"]
+    kind: Literal["empty", "foreign", "unreadable", "incomplete", "failed", "double", "version"]
     message: str
     values: dict[str, Any] = field(default_factory=dict)
 

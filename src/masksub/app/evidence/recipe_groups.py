@@ -29,6 +29,7 @@ NEUTRAL = frozenset(
 )  # fmt: skip
 """Keys that say where and how a run is made, not what comes out; arms of equal compute are evaluated as often, so
 eval_every differs between them."""
+STATUS = ("complete", "failed", "incomplete")
 DECIDED = ("data", "model", "loss")
 """Sections in which runs that are compared must agree, and ``augment.test_crop``: what is learnt and how it is
 measured."""
@@ -126,8 +127,8 @@ def group_runs(runs: Sequence[FoundRun]) -> tuple[list[Group], list[Problem]]:
     """Groups in the order of their first runs. Of a seed that is there twice one run counts.
 
     Returns:
-        The groups, and a problem for each double: the first complete run counts, else the first that failed, else the
-        first.
+        The groups, and a problem for each double: complete ones count before failed and incomplete ones, and of these
+        the one that was started first.
     """
     found: dict[str, dict[int, list[FoundRun]]] = {}
     for run in runs:
@@ -137,13 +138,18 @@ def group_runs(runs: Sequence[FoundRun]) -> tuple[list[Group], list[Problem]]:
     for seeds in found.values():
         kept = []
         for seed, doubles in sorted(seeds.items()):
-            first = min(doubles, key=lambda run: ("complete", "failed", "incomplete").index(run.status))
+            first = min(
+                doubles, key=lambda run: (STATUS.index(run.status), run.environment.get("started") or "", run.path)
+            )
             kept.append(first)
             for run in doubles:
                 if run is not first:
                     said = f"a double of {first.path}: the same recipe and seed {seed} ({run.status}); left out"
-                    values = {"double_of": first.path, "seed": seed, "status": run.status}
-                    problems.append(Problem(run.path, "foreign", said, values))
+                    values = {"other": first.path, "seed": seed, "status": run.status}
+                    if None not in (run.top1, first.top1) and run.top1 != first.top1:
+                        values |= {"top1": run.top1, "other_top1": first.top1}
+                        said += f", although it ended at {run.top1:.2f} % and the other at {first.top1:.2f} %"
+                    problems.append(Problem(run.path, "double", said, values))
         groups.append(Group(kept[0].recipe, tuple(kept)))
     return groups, problems
 
@@ -156,7 +162,8 @@ def check_comparable(groups: Sequence[Group], swept: frozenset[str] = frozenset(
         swept: keys that were varied on purpose.
 
     Raises:
-        InputError: groups differ in data, model, loss, test crop or classes; with the keys and both values.
+        InputError: groups differ in data, model, loss, test crop, classes or number of validation images; with the keys
+            and both values.
     """
     first = max(groups, key=lambda group: len(group.runs))
     said = []
@@ -169,6 +176,11 @@ def check_comparable(groups: Sequence[Group], swept: frozenset[str] = frozenset(
         if not said and run.classes != runs[0].classes:
             named = [f"{len(each.classes)} ({shown(each.classes)})" for each in (runs[0], run)]
             said.append(_told(runs[0], run, [f"classes: {named[0]} -> {named[1]}"]))
+    judged = [run for group in groups for run in group.complete if run.summary["final"].get("images")]
+    for run in judged:
+        one, two = (each.summary["final"]["images"] for each in (judged[0], run))
+        if not said and one != two:  # images were added to a folder between the runs, or taken away
+            said.append(_told(judged[0], run, [f"validation images: {one} -> {two}"]))
     if said:
         raise InputError(
             "these runs can't be compared, their data or model is not the same; give folders that belong together:\n  "

@@ -27,15 +27,13 @@ def mean_interval(values: Sequence[float], *, level: float = 0.95) -> Interval |
     """Mean with its t-interval.
 
     Returns:
-        None without values; no interval for one value; the mean itself as interval where all values are equal.
+        None without values; no interval for fewer than three, or where all are equal: that would be no certainty.
     """
     if not len(values):
         return None
     mean = float(np.mean(values))
-    if len(values) == 1:
+    if len(values) < 3 or np.ptp(values) <= EQUAL:
         return Interval(mean, None, None, level)
-    if np.ptp(values) <= EQUAL:
-        return Interval(mean, mean, mean, level)
     low, high = scipy.stats.t.interval(level, len(values) - 1, loc=mean, scale=scipy.stats.sem(values))
     return Interval(mean, float(low), float(high), level)
 
@@ -66,7 +64,7 @@ def paired(
 
     Returns:
         Without a seed in common the mean is NaN. For fewer than two seeds there is neither interval nor p. Where all
-        differences are equal the interval is the point, p is 0 (1 if the point is 0), and ``method`` says so.
+        differences are equal and not 0 there is no interval, p is that of the sign-flip test, and ``method`` says so.
 
     Raises:
         InputError: no such method.
@@ -84,10 +82,12 @@ def paired(
         low = high = p = None
         name = "one pair, no interval" if seeds else "no pair"
     elif np.ptp(differences) <= EQUAL:
+        # A handful of validation images makes equal differences likely: no variance is no certainty. The p-value is
+        # that of the sign-flip test, which needs none.
         mean = 0.0 if abs(mean) <= EQUAL else mean
-        low = high = mean
-        p = 1.0 if mean == 0 else 0.0
-        name = "all differences are equal, no variance to test"
+        low = high = 0.0 if mean == 0 else None
+        p = 1.0 if mean == 0 else 2 / 2 ** len(seeds)
+        name = "all differences are equal: no interval, exact sign-flip test"
     else:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of values that hardly vary: what then comes out is as good as it gets

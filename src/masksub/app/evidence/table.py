@@ -150,6 +150,7 @@ def _sentences(evidence: Evidence) -> list[str]:
         said += [_compared(who, evidence, key) for key in ("plain-equal", "plain") if key in who.versus]
         said += _others(evidence, who)
         said += _reach(who, evidence)
+    said += _other_changes(evidence)
     said += _disagreeing(evidence) + _too_few(evidence) + _of_sweep(evidence)
     for arm in evidence.arms:
         said += [f"{name_of(arm.key)}, seed {run.seed} failed: {run.reason}" for run in arm.failed]
@@ -225,6 +226,21 @@ def _reach(who: Arm, evidence: Evidence) -> list[str]:
 def _own(plain: Arm) -> float:
     assert plain.flops_to_plain and plain.flops
     return plain.flops_to_plain / plain.flops
+
+
+def _other_changes(evidence: Evidence) -> list[str]:
+    """Keys in which arms differ beyond what makes them what they are."""
+    said = []
+    for arm in evidence.arms:
+        expected = {"method", "train.eval_every"} | ({"train.epochs"} if arm.key == "plain-equal" else set())
+        keys = [
+            f"{key} ({there} -> {here})"
+            for key, (there, here) in arm.changes.items()
+            if key not in expected and not key.startswith("sub.")
+        ]
+        if keys:
+            said.append(f"{name_of(arm.key)} also differs in {', '.join(keys)}: what is seen of it may come from that.")
+    return said
 
 
 def _disagreeing(evidence: Evidence) -> list[str]:

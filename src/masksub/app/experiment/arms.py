@@ -79,7 +79,8 @@ class Costs:
         self._base = base
         self._classes = len(open_source(base.data, "train", base.seed).classes)
         with torch.random.fork_rng(devices=[]):
-            self._model, self._criterion = create_model(base, self._classes), create_criterion(base)
+            untrained = base.changed("model", weights=None)  # operations do not depend on them
+            self._model, self._criterion = create_model(untrained, self._classes), create_criterion(base)
         self._means: dict[str, float] = {}
 
     def per_image(self, method: str) -> float:
@@ -105,8 +106,8 @@ POINTS = 200
 def arm_recipe(base: Recipe, arm: ArmKind, seed: int, costs: Costs) -> Recipe:
     """The recipe of one run of a comparison: ``base`` but for method, seed and, at equal compute, the epochs.
 
-    The learning-rate schedule is stretched with the epochs, and so is the spacing of the evaluations, so that every arm
-    is evaluated as often.
+    The learning-rate schedule is stretched with the epochs (its warm-up stays as long as it is), and so is the spacing
+    of the evaluations, so that every arm is evaluated as often.
     """
     recipe = base.model_copy(update={"method": arm.method, "seed": seed})
     if arm.equal_compute:

@@ -40,7 +40,7 @@ class Cell:
     def state(self) -> Literal["complete", "failed", "begun", "missing"]:
         """What the folder says."""
         run = self.run
-        if run.summary() is not None:
+        if run.begun and run.summary() is not None:
             return "complete"
         if run.failure() is not None:
             return "failed"

@@ -16,12 +16,17 @@ from typing import Any
 
 import torch
 
+from masksub.app import energy
 from masksub.app.interrupt import InterruptedRun, StopRequest
 from masksub.app.progress import Reporter
 
 __all__ = ["default_jobs", "run_in_processes"]
 
 GOES_ON = "stopped on request; the same command goes on with what is missing"
+
+
+RESTARTS = 2
+"""How often a killed worker is replaced: memory may have been short for a moment, or for good."""
 
 
 def cores() -> int:
@@ -53,7 +58,8 @@ def run_in_processes(
         poll: how far the work is: done, total, note.
 
     Returns:
-        The results in order; None for a call whose process was killed, which is told as a warning.
+        The results in order. A call whose process was killed, which is told as a warning, is made again, up to
+        ``RESTARTS`` times; then it is None.
 
     Raises:
         InterruptedRun: on SIGINT or SIGTERM; each process was told to stop, wrote its checkpoint and ended.
@@ -63,7 +69,7 @@ def run_in_processes(
     jobs = max(1, min(jobs, len(arguments)))
     threads = max(1, cores() // jobs)
     results: list[Any] = [None] * len(arguments)
-    waiting = list(enumerate(arguments))[::-1]
+    waiting, killed = list(enumerate(arguments))[::-1], [0] * len(arguments)
     running: dict[Any, tuple[int, int, Any]] = {}  # sentinel -> number of the call, its place, its pipe
     processes: dict[Any, Any] = {}
     with StopRequest() as request:
@@ -73,7 +79,7 @@ def run_in_processes(
                     number, each = waiting.pop()
                     place = min(set(range(jobs)) - {place for _, place, _ in running.values()})
                     ours, theirs = context.Pipe(duplex=False)
-                    process = context.Process(target=_call, args=(theirs, place, threads, function, each))
+                    process = context.Process(target=_call, args=(theirs, place, threads, jobs, function, each))
                     process.start()
                     theirs.close()
                     running[process.sentinel] = (number, place, ours)
@@ -82,7 +88,17 @@ def run_in_processes(
                 for sentinel in [s for s, (_, _, pipe) in running.items() if s in ended or pipe in ended]:
                     number, _, pipe = running.pop(sentinel)
                     process = processes.pop(sentinel)
-                    results[number] = _result(pipe, process, reporter)
+                    try:
+                        results[number] = _result(pipe, process)
+                    except EOFError:
+                        again = killed[number] < RESTARTS
+                        reporter.warn(
+                            f"a worker was killed (exit code {process.exitcode})"
+                            f"{'; another takes its place' if again else ', for the third time'}"
+                        )
+                        if again:
+                            killed[number] += 1
+                            waiting.append((number, arguments[number]))
                 reporter.step("training", *poll())
                 if request.signum:
                     raise InterruptedRun(request.signum, GOES_ON)
@@ -92,15 +108,12 @@ def run_in_processes(
     return results
 
 
-def _result(pipe: Any, process: Any, reporter: Reporter) -> Any:
-    """What a call returned; raises what it raised."""
+def _result(pipe: Any, process: Any) -> Any:
+    """What a call returned; raises what it raised, EOFError if its process was killed."""
     try:
         ok, value = pipe.recv()
-    except EOFError:
+    finally:
         process.join()
-        reporter.warn(f"a worker was killed (exit code {process.exitcode}); the others go on with its work")
-        return None
-    process.join()
     if not ok:
         raise value
     return value
@@ -119,11 +132,15 @@ def _stop(processes: list[Any]) -> None:
         raise
 
 
-def _call(pipe: Any, place: int, threads: int, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+def _call(
+    pipe: Any, place: int, threads: int, jobs: int, function: Callable[..., Any], arguments: tuple[Any, ...]
+) -> None:
     if hasattr(os, "setsid"):
         os.setsid()  # Ctrl-C reaches the parent alone, which asks each process once: a second time would end it at once
     threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(threads)
+    if jobs > 1:
+        energy.no_cpu()
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     gpus = visible.split(",") if visible else [str(number) for number in range(torch.cuda.device_count())]
     if gpus:  # CUDA is not started yet in this process

@@ -7,7 +7,6 @@ is in the study (``sweep_study``).
 from __future__ import annotations
 
 import contextlib
-import os
 import time
 import uuid
 from collections.abc import Callable, Sequence
@@ -18,6 +17,7 @@ from optuna.trial import TrialState
 
 from masksub.app.errors import InputError, StoppedError
 from masksub.app.experiment.cells import check_cells
+from masksub.app.experiment.check import check_folder, check_trainable, seeds_of, settle_cache
 from masksub.app.experiment.estimate import as_dicts, estimate_cells, estimate_text
 from masksub.app.experiment.workers import default_jobs, run_in_processes
 from masksub.app.progress import Reporter
@@ -26,7 +26,7 @@ from masksub.app.settings import Recipe
 from .plan import Plan
 from .result import line_of, sweep_result
 from .space import parse_space
-from .storage import check_reachable, storage_url
+from .storage import check_reachable, patiently, storage_url
 from .study import Progress, SharedStudy
 from .worker import work
 
@@ -87,8 +87,9 @@ def run_sweep(
     """
     if statistics not in ("t", "bootstrap"):
         raise InputError(f"--statistics {statistics}: must be t or bootstrap")
+    jobs = jobs or default_jobs(base.train.device)
     plan = plan_sweep(
-        base,
+        settle_cache(base, folder, jobs),
         folder,
         space=space,
         seeds=seeds,
@@ -98,17 +99,18 @@ def run_sweep(
         storage=storage,
         study=study,
     )
-    jobs = jobs or default_jobs(base.train.device)
     if dry_run:
         return _told(plan, jobs)
     check_reachable(plan.url)
-    folder.mkdir(parents=True, exist_ok=True)
+    if plan.url.startswith("sqlite"):
+        folder.mkdir(parents=True, exist_ok=True)
     with contextlib.closing(SharedStudy.create(plan)) as shared, reporter:
-        progress = shared.progress()
+        folder.mkdir(parents=True, exist_ok=True)  # not before the study has said that it is the same
+        progress = patiently(plan.url, shared.progress)
         if progress.finished < progress.total:
             jobs = max(1, min(jobs, progress.total - progress.finished))
             run_in_processes(work, [(plan,)] * jobs, jobs=jobs, reporter=reporter, poll=_poll(shared, reporter))
-            progress = shared.progress()
+            progress = patiently(plan.url, shared.progress)
     _check_done(plan, progress)
     return sweep_result(plan, progress.trials, statistics=statistics)
 
@@ -142,11 +144,12 @@ def plan_sweep(
     for option, value, accepted in (("--sampler", sampler, SAMPLERS), ("--pruner", pruner, PRUNERS)):
         if value not in accepted:
             raise InputError(f"{option} {value}: must be {', '.join(accepted[:-1])} or {accepted[-1]}")
-    if seeds < 1 or (trials is not None and trials < 1):
-        raise InputError("--seeds and --trials must be at least 1")
+    seeds_of(base, seeds)
+    if trials is not None and trials < 1:
+        raise InputError(f"--trials {trials}: must be at least 1")
     if sampler == "grid" and trials is not None:
         raise InputError(f"--trials {trials}: a grid tries all its settings; --trials is for --sampler tpe or random")
-    _check_folder(folder)
+    check_folder(folder)
     plan = Plan(
         base=base,
         space=parse_space(space, base, grid=sampler == "grid"),
@@ -159,22 +162,16 @@ def plan_sweep(
         study=study or folder.absolute().name,
         session=uuid.uuid4().hex,
     )
-    for drawn in plan.space.grid() if sampler == "grid" else ():
-        check_cells(plan.cells(plan.space.settings(drawn)))
+    grid = [plan.cells(plan.space.settings(drawn)) for drawn in plan.space.grid()] if sampler == "grid" else []
+    for cells in grid:
+        check_cells(cells)
+    check_trainable(cells[0].recipe for cells in grid)
     return plan
 
 
 def _one_of(value: str, accepted: tuple[str, ...]) -> Any:
     assert value in accepted
     return value
-
-
-def _check_folder(folder: Path) -> None:
-    if folder.exists() and not folder.is_dir():
-        raise InputError(f"{folder} is a file: --out needs a folder")
-    parent = next(each for each in (folder, *folder.absolute().parents) if each.exists())
-    if not parent.is_dir() or not os.access(parent, os.W_OK):
-        raise InputError(f"{folder}: can't make a folder of runs, {parent} is no folder that can be written to")
 
 
 def _poll(shared: SharedStudy, reporter: Reporter) -> Callable[[], tuple[int, int, str]]:

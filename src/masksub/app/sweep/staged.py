@@ -16,6 +16,7 @@ from typing import Any
 from masksub.app.errors import InputError
 from masksub.app.evidence.model import Paired
 from masksub.app.experiment.cells import Cell, check_cells
+from masksub.app.experiment.check import check_folder, check_trainable, seeds_of, settle_cache
 from masksub.app.experiment.compare import train_cells
 from masksub.app.experiment.workers import default_jobs
 from masksub.app.progress import Reporter
@@ -93,8 +94,10 @@ def run_staged(
         raise InputError(
             f"--seeds {seeds} must be at least 1, and --tolerance {tolerance:g} from 0 to below 100 points"
         )
-    steps = _steps(base, folder, ratios, seeds)
     jobs = jobs or default_jobs(base.train.device)
+    seeds_of(base, seeds)
+    steps = _steps(settle_cache(base, folder, jobs), folder, ratios, seeds)
+    check_trainable(cells[0].recipe for _, cells in steps)
     done: list[Step] = []
     reason = ""
     with reporter:
@@ -123,8 +126,7 @@ def _steps(base: Recipe, folder: Path, ratios: Sequence[float], seeds: int) -> l
         raise InputError(f"method {base.method!r} has no ratio to raise: use method=masksub")
     if not ratios or any(not 0 < ratio < 1 for ratio in ratios) or [*ratios] != sorted({*ratios}):
         raise InputError(f"--ratio {', '.join(f'{r:g}' for r in ratios)}: must rise, each above 0 and below 1")
-    if folder.exists() and not folder.is_dir():
-        raise InputError(f"{folder} is a file: --out needs a folder")
+    check_folder(folder)
     recipes = [(0.0, "plain", base.model_copy(update={"method": "plain"}))]
     for ratio in ratios:
         settings = {"sub.ratio": float(ratio)}

@@ -80,6 +80,8 @@ def storage_url(storage: str | None, folder: Path) -> str:
         raise InputError(f"{accepted}; what was given begins with {url.drivername}://")
     if not url.database:
         raise InputError(f"{accepted}; what was given names no database")
+    if "@" in (url.host or ""):  # or a part of the password would be taken for the host, and shown
+        raise InputError(f"{accepted}; an @ in a password is written %40")
     return url.set(drivername="postgresql+psycopg").render_as_string(hide_password=False)
 
 

@@ -15,7 +15,7 @@ from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
 from optuna.trial import TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
-from masksub.app.errors import StoppedError
+from masksub.app.errors import InputError, StoppedError
 from masksub.app.experiment.cells import Cell, run_cell
 from masksub.app.interrupt import InterruptedRun, StopRequest
 from masksub.app.progress import Reporter
@@ -92,6 +92,8 @@ def _try(shared: SharedStudy, claim: Claim, request: StopRequest) -> None:
         shared.finish(claim, TrialState.PRUNED, reason=str(pruned))
     except UpdateFinishedTrialError:
         return  # this machine slept, and the setting was given to another worker
+    except InputError as error:  # a setting that can't be trained; the others can
+        shared.finish(claim, TrialState.FAIL, reason=str(error))
     except (StoppedError, OSError, MemoryError, RuntimeError) as error:
         why = str(error) or type(error).__name__
         shared.finish(claim, TrialState.FAIL, error=why, session=shared.plan.session)
