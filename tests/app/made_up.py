@@ -44,9 +44,9 @@ RECIPE: dict[str, Any] = {
 
 
 def interval(values: list[float]) -> Interval:
-    """A t-interval by SciPy; none for one value."""
+    """A t-interval by SciPy; none for fewer than three values, or where all are equal."""
     mean = statistics.fmean(values)
-    if len(values) < 2:
+    if len(values) < 3 or max(values) - min(values) < 1e-9:
         return Interval(mean, None, None)
     half = float(scipy.stats.t.ppf(0.975, len(values) - 1)) * statistics.stdev(values) / math.sqrt(len(values))
     return Interval(mean, mean - half, mean + half)
@@ -59,7 +59,12 @@ def paired(ours: dict[int, float], theirs: dict[int, float], reference: str) -> 
         return None
     differences = [ours[seed] - theirs[seed] for seed in seeds]
     p = None
-    if len(seeds) > 1 and statistics.stdev(differences) > 0:
+    if len(seeds) > 1 and max(differences) - min(differences) < 1e-9:
+        at, equal = interval(differences), "all differences are equal: no interval, exact sign-flip test"
+        same = abs(at.mean) < 1e-9
+        at = Interval(0.0, 0.0, 0.0) if same else at
+        return Paired(reference, seeds, tuple(differences), at, 1.0 if same else 2 / 2 ** len(seeds), equal)
+    if len(seeds) > 1:
         p = float(scipy.stats.ttest_1samp(differences, 0).pvalue)
     return Paired(reference, seeds, tuple(differences), interval(differences), p, "paired t")
 
@@ -216,6 +221,13 @@ def _hostile() -> Evidence:
     )  # fmt: skip
 
 
+def _alike(by: float) -> Evidence:
+    """Every seed of MaskSub ends by the same above plain training."""
+    noise, base = dict(enumerate(NOISE)), make_arm("masksub", 92.0 + by)
+    runs = tuple(dataclasses.replace(run, top1=92.0 + by + noise[run.seed]) for run in base.runs)
+    return make_evidence(make_arm("plain", 92.0), dataclasses.replace(base, runs=runs))
+
+
 SITUATIONS = {
     "win": lambda: make_evidence(*_four(94.5), sweep=make_sweep()),
     "loss": lambda: make_evidence(*_four(89.0)),
@@ -236,6 +248,24 @@ SITUATIONS = {
     "one seed": lambda: make_evidence(*_four(94.5, seeds=1)),
     "sweep at its edge": lambda: make_evidence(*_four(94.5), sweep=make_sweep(best=(0.75, 0.5))),
     "nothing": lambda: make_evidence(recipe={}, classes=(), environments=()),
+    "all seeds differ alike": lambda: _alike(1.67),
+    "all seeds are the same": lambda: _alike(0.0),
+    "plain failed": lambda: make_evidence(
+        make_arm("plain", 92.0, failed=(0, 1, 2, 3, 4)), make_arm("masksub", 94.5), sweep=make_sweep()
+    ),
+    "plain-equal failed": lambda: make_evidence(
+        make_arm("plain", 92.0), make_arm("plain-equal", 92.6, failed=(0, 1, 2, 3, 4)), make_arm("masksub", 94.5)
+    ),
+    "only failed": lambda: make_evidence(make_arm("masksub", 94.5, failed=(0, 1, 2, 3, 4))),
+    "only comparators": lambda: make_evidence(
+        make_arm("plain", 92.0), make_arm("true-label-sub", 92.5), make_arm("self-distill", 92.4)
+    ),
+    "other epochs": lambda: make_evidence(make_arm("plain", 92.0, epochs=30.0), *_four(94.5)[1:], sweep=make_sweep()),
+    "another learning rate": lambda: make_evidence(
+        *_four(94.5)[:2],
+        make_arm("masksub", 94.5, changes={"method": ("plain", "masksub"), "optim.lr": (0.002, 0.001)}),
+        sweep=make_sweep(),
+    ),
     "hostile": _hostile,
 }
 """Name -> its evidence."""

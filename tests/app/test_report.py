@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import dataclasses
 import datetime
 import json
@@ -25,6 +26,19 @@ from masksub.app.report.verdict import state_verdict
 from masksub.core.methods import METHODS
 from tests.app.made_up import HOSTILE, SITUATIONS, make_arm, make_evidence, situation
 
+ANALYSIS = {
+    "gradients": {
+        "batches": 4,
+        "main": {"norm": {"mean": 1.25}},
+        "at_ratio": [
+            {"ratio": 0.1, "labels": {"norm": {"mean": 9.0}}},
+            {"ratio": 0.5, "labels": {"norm": {"mean": 2.5}, "cosine_with_main": {"mean": 0.125}}, "relaxed": None},
+        ],
+    },
+    "sharpness": {"ratio": 0.45, "main": {"curvature": 17}},
+    "evaluation": {"points": [{"ratio": 0.9, "top1_percent": {"mean": 61.0}}]},
+}
+"""As much of a result of ``masksub analyze`` as a test needs."""
 DAY = datetime.date(2026, 11, 24)
 
 
@@ -71,6 +85,13 @@ def test_an_interval_that_its_p_value_does_not_bear_out_claims_nothing() -> None
         ("one seed", ["headline.compute.unknown", "epochs.unknown", "certainty.few"], ["certainty.spread"]),
         ("sweep at its edge", ["next.edge"], []),
         ("nothing", ["headline.no-sub"], ["limits.one"]),
+        ("all seeds differ alike", ["headline.epochs.no-interval", "epochs.no-interval", "certainty.equal"], []),
+        ("all seeds are the same", ["headline.epochs.none", "epochs.same", "certainty.equal"], ["epochs.none"]),
+        ("plain failed", ["headline.no-pairs", "epochs.none-complete", "cost.alone"], ["epochs.no-arm", "next.plain"]),
+        ("plain-equal failed", ["headline.epochs.better", "compute.none-complete"], ["compute.no-arm"]),
+        ("only failed", ["headline.no-run"], ["headline.no-sub"]),
+        ("other epochs", ["epochs.differ", "headline.compute.better"], ["headline.epochs.better"]),
+        ("another learning rate", ["gain.confounded", "recommended.confounded"], []),
     ],
 )  # fmt: skip
 def test_the_verdict_is_what_the_figures_say(name: str, expected: list[str], never: list[str]) -> None:
@@ -118,7 +139,7 @@ def test_figures_of_the_verdict_are_those_of_the_evidence() -> None:
         )
     assert masksub.flops and plain.flops and masksub.flops_to_plain
     assert said("win", "cost.flops").values["ratio"] == masksub.flops / plain.flops
-    assert said("win", "cost.reach").values["share"] == masksub.flops_to_plain / plain.flops
+    assert said("win", "cost.reach-own").values["share"] == masksub.flops_to_plain / plain.flops
     assert said("failed seed", "certainty.failed").values["seeds"] == [3]
     assert said("failed seed", "headline.failed").values == {"who": "masksub", "n": 1, "all": 5}
     assert said("win", "certainty.sweep-failed").values["n"] == 1
@@ -279,7 +300,7 @@ def test_images_are_drawn_by_the_runs_own_recipe_or_left_out_with_the_reason(tmp
     assert gone.pairs == () and "there is no such run folder" in gone.note
     folder = tmp_path / "masksub-s0"
     recipe = load_recipe("digits/vit_micro")
-    RunFolder(folder).create(recipe, [HOSTILE, *"123456789"], ["masksub"])
+    RunFolder(folder).create(recipe, [*"0123456789"], ["masksub"])
     arm = make_arm("masksub", 90.0, seeds=1)
     arm = dataclasses.replace(arm, runs=(dataclasses.replace(arm.runs[0], path=str(folder)),))
     inputs = draw_inputs(make_evidence(arm), english)
@@ -297,7 +318,7 @@ def test_analyses_beside_the_runs_are_shown(tmp_path: Path) -> None:
     evidence = make_evidence(dataclasses.replace(arm, runs=runs))
     for seed, name, text in (
         (0, "update-000001.json", '{"run": "old"}'),
-        (0, "update-000009.json", '{"run": "new<b>", "gradients": {"cosine": 0.25}}'),
+        (0, "update-000009.json", json.dumps({"run": "new<b>", **ANALYSIS})),
         (1, "update-000001.json", "{"),
     ):
         (tmp_path / str(seed) / "analysis").mkdir(parents=True, exist_ok=True)
@@ -305,4 +326,38 @@ def test_analyses_beside_the_runs_are_shown(tmp_path: Path) -> None:
     found = find_analyses(evidence)
     assert [each["run"] for each in found] == ["new<b>"]
     page = str(write_report(evidence, analysis=found))
-    assert "gradients.cosine" in page and "new&lt;b&gt;" in page and "0.25" in page
+    assert "new&lt;b&gt;" in page
+    for label, value in (
+        ("Gradient norm of the main branch", "1.25"),
+        ("Gradient norm of a sub branch with true labels, 50\u00a0% masked", "2.5"),
+        ("The same with true labels, 50\u00a0% masked", "0.125"),
+        ("Curvature of the main branch’s loss along its gradient", "17"),
+        ("Validation top-1 with 90\u00a0% masked, %", "61"),
+    ):
+        assert re.search(f"{re.escape(label)}</th><td[^>]*>{value}</td>", page), label
+    assert "at_ratio" not in page and "gradients." not in page, "a raw name is shown"
+    ours = write_report(evidence, language="ja", analysis=[{"run": "r", "gradients": 3, "evaluation": {"points": [1]}}])
+    assert (
+        "勾配ノルム" not in re.sub("<script.*?</script>", "", str(ours), flags=re.DOTALL).split("analysis-0")[-1][:2000]
+    )
+
+
+def test_the_picture_of_an_analysis_is_the_one_beside_it(tmp_path: Path) -> None:
+    """A run folder from elsewhere can't name a file of the reader's to be put on the page."""
+    (tmp_path / "secret").write_text("secret")
+    arm = make_arm("masksub", 90.0, seeds=2)
+    evidence = make_evidence(
+        dataclasses.replace(
+            arm, runs=tuple(dataclasses.replace(run, path=str(tmp_path / str(run.seed))) for run in arm.runs)
+        )
+    )
+    for seed in (0, 1):
+        (tmp_path / str(seed) / "analysis").mkdir(parents=True)
+        told = {"run": "r", "picture": str(tmp_path / "secret")}
+        (tmp_path / str(seed) / "analysis" / "update-000001.json").write_text(json.dumps(told))
+    (tmp_path / "0" / "analysis" / "update-000001.png").write_bytes(b"picture")
+    found = find_analyses(evidence)
+    assert [each["picture"] for each in found] == [str(tmp_path / "0" / "analysis" / "update-000001.png"), None]
+    page = str(write_report(evidence, analysis=found))
+    assert page.count("data:image/png;base64," + base64.b64encode(b"picture").decode()) == 1
+    assert base64.b64encode(b"secret").decode() not in page

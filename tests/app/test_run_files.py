@@ -61,24 +61,27 @@ def test_a_path_that_is_no_folder(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "text", "status", "said"),
+    ("name", "text", "status", "said", "code"),
     [
-        ("recipe.yaml", "model: [", None, "can't be read"),
-        ("recipe.yaml", "model: {name: a}\ntrain: {epochs: 1}\nnew_key: 1\n", None, "new_key"),
-        ("summary.json", '{"method": "mask', "incomplete", "cut off"),
-        ("summary.json", '{"final": {"top1": NaN}}', "incomplete", "lacks figures"),
-        ("summary.json", "[]", "incomplete", "object"),
-        ("environment.json", "{", "complete", "cut off"),
-        ("classes.json", "{}", "complete", "list"),
+        ("recipe.yaml", "model: [", None, "can't be read", "bad-recipe"),
+        ("recipe.yaml", "model: {name: a}\ntrain: {epochs: 1}\nnew_key: 1\n", None, "new_key", "bad-recipe"),
+        ("summary.json", '{"method": "mask', "incomplete", "cut off", "cut-off"),
+        ("summary.json", '{"final": {"top1": NaN}}', "incomplete", "lacks figures", "lacks-figures"),
+        ("summary.json", "[]", "incomplete", "object", "not-an-object"),
+        ("environment.json", "{", "complete", "cut off", "cut-off"),
+        ("classes.json", "{}", "complete", "list", "not-a-list"),
     ],
 )
-def test_a_file_that_can_not_be_read(tmp_path: Path, name: str, text: str, status: str | None, said: str) -> None:
+def test_a_file_that_can_not_be_read(
+    tmp_path: Path, name: str, text: str, status: str | None, said: str, code: str
+) -> None:
     """Is named, once, and the rest is used."""
     write_arm(tmp_path, "plain", PLAIN)
     (tmp_path / "plain-s1" / name).write_text(text, encoding="utf-8")
     found = gather([tmp_path])
     told = problem(found, "unreadable")
     assert told.path == str(tmp_path / "plain-s1" / name) and said in told.message
+    assert told.values["code"] == code
     assert len(found.problems) == 1
     statuses = {run.seed: run.status for run in arm(found, "plain").runs}
     assert statuses.get(1) == status and statuses[0] == statuses[2] == "complete"
@@ -139,5 +142,5 @@ def test_a_seed_that_is_there_twice_counts_once(tmp_path: Path) -> None:
     write_run(tmp_path / "c" / "plain-s0", recipe("method=plain"), 94.2)
     found = gather([tmp_path])
     assert [run.path for run in arm(found, "plain").runs] == [str(tmp_path / "b" / "plain-s0")]
-    doubles = [each for each in found.problems if each.kind == "foreign"]
+    doubles = [each for each in found.problems if "other" in each.values]
     assert [Path(each.path).parent.name for each in doubles] == ["a", "c"] and "a double of" in doubles[0].message

@@ -102,9 +102,11 @@ def _run_folders(folder: Path, depth: int, problems: list[Problem]) -> Iterator[
     if not found:
         others = [folder]
     for other in others:
-        empty = not _listed(other, [])
-        what = "the folder is empty" if empty else f"no run folder in it, down to {DEPTH} levels below"
-        problems.append(Problem(str(other), "empty" if empty else "foreign", what))
+        if _listed(other, []):
+            what = f"no run folder in it, down to {DEPTH} levels below"
+            problems.append(Problem(str(other), "foreign", what, {"code": "foreign", "depth": DEPTH}))
+        else:
+            problems.append(Problem(str(other), "empty", "the folder is empty", {"code": "empty"}))
     yield from found
 
 
@@ -130,7 +132,8 @@ def _listed(folder: Path, problems: list[Problem]) -> list[Path]:
     try:
         items = list(folder.iterdir())
     except OSError as error:
-        problems.append(Problem(str(folder), "unreadable", f"can't be looked into: {error.strerror or error}"))
+        values = {"code": "closed", "error": error.strerror or str(error)}
+        problems.append(Problem(str(folder), "unreadable", f"can't be looked into: {values['error']}", values))
         return []
     kept = [i for i in items if not i.name.startswith(".") and i.name != "checkpoints" and ".replaced-" not in i.name]
     return sorted(kept, key=lambda item: [(int(p), "") if p.isdecimal() else (-1, p) for p in _parts(item.name)])
@@ -154,14 +157,16 @@ def read_run(folder: Path, recipes: dict[str, Recipe] | None = None) -> tuple[Fo
     path = folder / "recipe.yaml"
     if not path.is_file():
         said = "it has no recipe.yaml: the making of the run was cut off, or the file was taken away"
-        return None, [Problem(str(folder), "incomplete", said)]
+        return None, [Problem(str(folder), "incomplete", said, {"code": "no-recipe"})]
     try:
         recipe = _recipe(path, {} if recipes is None else recipes)
     except (InputError, OSError, UnicodeDecodeError) as error:
-        return None, [Problem(str(path), "unreadable", f"can't be read: {error}", {"error": str(error)})]
+        values = {"code": "bad-recipe", "error": str(error)}
+        return None, [Problem(str(path), "unreadable", f"can't be read: {error}", values)]
     summary = _json(folder / "summary.json", dict, problems)
     if summary is not None and not _is_summary(summary):
-        problems.append(Problem(str(folder / "summary.json"), "unreadable", "lacks figures that a summary has"))
+        values, said = {"code": "lacks-figures"}, "lacks figures that a summary has"
+        problems.append(Problem(str(folder / "summary.json"), "unreadable", said, values))
         summary = None
     failure = None if summary is not None else _failure(folder, problems)
     lines, evaluations = _metrics(folder, problems)
@@ -179,7 +184,9 @@ def read_run(folder: Path, recipes: dict[str, Recipe] | None = None) -> tuple[Fo
     )
     if run.status == "failed":
         said = f"seed {recipe.seed} diverged: {failure}"
-        problems.append(Problem(str(folder), "failed", said, {"seed": recipe.seed, "reason": failure}))
+        problems.append(
+            Problem(str(folder), "failed", said, {"code": "failed", "seed": recipe.seed, "reason": failure})
+        )
     elif run.status == "incomplete" and not (folder / "summary.json").exists():
         problems.append(_incomplete(folder, run))
     return run, problems
@@ -188,11 +195,12 @@ def read_run(folder: Path, recipes: dict[str, Recipe] | None = None) -> tuple[Fo
 def _incomplete(folder: Path, run: FoundRun) -> Problem:
     last = max((record["epoch"] for record in (*run.lines, *run.evaluations)), default=0.0)
     epochs = run.recipe.train.epochs
-    values = {"seed": run.recipe.seed, "epoch": last, "epochs": epochs}
+    values: dict[str, Any] = {"code": "incomplete", "seed": run.recipe.seed, "epoch": last, "epochs": epochs}
     said = f"the run is not complete: {last:.3g} of {epochs:.3g} epochs"
     pruned = _json(folder / "pruned.json", dict, []) or {}
     if "reason" in pruned:
-        said, values["pruned"] = f"{said}, pruned: {pruned['reason']}", str(pruned["reason"])
+        said = f"{said}, pruned: {pruned['reason']}"
+        values |= {"code": "pruned", "pruned": str(pruned["reason"])}
     return Problem(str(folder), "incomplete", said, values)
 
 
@@ -213,15 +221,17 @@ def _json(path: Path, kind: type, problems: list[Problem], *, needed: bool = Fal
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         if needed:
-            problems.append(Problem(str(path), "unreadable", "is missing"))
+            problems.append(Problem(str(path), "unreadable", "is missing", {"code": "missing"}))
         return None
     except (OSError, ValueError) as error:  # a text that is no JSON or no UTF-8 is a ValueError
         said = f"can't be read, is it cut off? {error}"
-        problems.append(Problem(str(path), "unreadable", said, {"error": str(error)}))
+        problems.append(Problem(str(path), "unreadable", said, {"code": "cut-off", "error": str(error)}))
         return None
     if isinstance(value, kind):
         return value
-    problems.append(Problem(str(path), "unreadable", f"must hold {'an object' if kind is dict else 'a list'}"))
+    what = "an object" if kind is dict else "a list"
+    code = f"not-{what.replace(' ', '-')}"
+    problems.append(Problem(str(path), "unreadable", f"must hold {what}", {"code": code}))
     return None
 
 
@@ -247,7 +257,8 @@ def _metrics(folder: Path, problems: list[Problem]) -> tuple[list[dict[str, Any]
     try:
         texts = path.read_bytes().splitlines() if path.exists() else []
     except OSError as error:
-        problems.append(Problem(str(path), "unreadable", f"can't be read: {error.strerror or error}"))
+        values = {"code": "closed", "error": error.strerror or str(error)}
+        problems.append(Problem(str(path), "unreadable", f"can't be read: {values['error']}", values))
         texts = []
     bad = []
     for number, text in enumerate(texts, 1):
@@ -261,7 +272,8 @@ def _metrics(folder: Path, problems: list[Problem]) -> tuple[list[dict[str, Any]
     if bad and bad != [len(texts)]:
         places = ", ".join(map(str, bad[:5])) + (" and more" if len(bad) > 5 else "")
         said = f"{len(bad)} of {len(texts)} lines can't be read and are left out: line {places}"
-        problems.append(Problem(str(path), "unreadable", said, {"lines": bad[:5], "count": len(bad)}))
+        told = {"code": "bad-lines", "lines": bad[:5], "count": len(bad), "total": len(texts)}
+        problems.append(Problem(str(path), "unreadable", said, told))
     return kinds["train"], kinds["eval"]
 
 

@@ -84,9 +84,22 @@ def _render(
         {**dataclasses.asdict(each), "text": plain_text(language.say(each.key, **each.values))}
         for each in content.statements
     ]
-    result = {"language": language.code, "date": day.isoformat(), "verdict": said, "evidence": evidence.as_dict()}
+    result = {"language": language.code, "date": day.isoformat(), "verdict": said, "evidence": _with_verdicts(evidence)}
     result |= {"analysis": analysis} if analysis else {}
     return json.dumps(_finite(result), ensure_ascii=False, indent=2, default=str, allow_nan=False) + "\n"
+
+
+def _with_verdicts(evidence: Evidence) -> dict[str, Any]:
+    """The evidence, each paired difference with what may be said of it."""
+    found = evidence.as_dict()
+    for arm, told in zip(evidence.arms, found["arms"]):
+        for reference, paired in arm.versus.items():
+            told["versus"][reference]["verdict"] = paired.verdict
+    if evidence.sweep is not None:
+        for point, told in zip(evidence.sweep.points, found["sweep"]["points"]):
+            if point.versus_plain is not None:
+                told["versus_plain"]["verdict"] = point.versus_plain.verdict
+    return found
 
 
 def _finite(value: Any) -> Any:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
-from masksub.app.evidence.model import Arm, Evidence, Sweep
+import scipy.stats
 
-from .statements import SUB_METHODS, Statement, settings_of
+from masksub.app.evidence.model import Arm, Evidence, Sweep, SweepPoint
+
+from .statements import SUB_METHODS, Statement, apart, data_name, other_keys, settings_of, variant
 
 __all__ = ["limits", "next_steps", "recommendation"]
 
@@ -16,6 +19,8 @@ def recommendation(evidence: Evidence, who: Arm | None) -> list[Statement]:
     said = []
     if who is not None and who.top1 is not None:
         epochs, compute = (_verdict(who, reference) for reference in ("plain", "plain-equal"))
+        plain = evidence.arm("plain")
+        epochs = None if plain is not None and apart(who.epochs, plain.epochs, 0.01) else epochs
         values = {"who": who.key}
         if compute == "worse" and epochs == "better":
             said.append(Statement("recommended", "recommended.longer", "worse", values))
@@ -24,7 +29,7 @@ def recommendation(evidence: Evidence, who: Arm | None) -> list[Statement]:
         elif "better" not in (epochs, compute):
             said.append(Statement("recommended", "recommended.nothing-yet", "none", values))
     if evidence.sweep is not None:
-        return said + _from_sweep(evidence.sweep)
+        return said + _from_sweep(evidence, evidence.sweep, who)
     tried = {} if who is None else settings_of(evidence, who, *_keys(who))
     key = "recommended.unswept" if tried else "recommended.unswept-unknown"
     key = "recommended.unswept-other" if tried and who and who.method != "masksub" else key
@@ -35,7 +40,7 @@ def _keys(who: Arm) -> tuple[str, ...]:
     return ("sub.ratio", "sub.weight") if who.method == "masksub" else ("sub.p", "sub.weight")
 
 
-def _from_sweep(sweep: Sweep) -> list[Statement]:
+def _from_sweep(evidence: Evidence, sweep: Sweep, who: Arm | None) -> list[Statement]:
     if sweep.recommended is None:
         return [Statement("recommended", "recommended.none-complete", "unknown", {"settings": len(sweep.points)})]
     point = sweep.points[sweep.recommended]
@@ -43,13 +48,9 @@ def _from_sweep(sweep: Sweep) -> list[Statement]:
     values: dict[str, Any] = {"settings": dict(point.settings), "seeds": seeds, "tried": len(sweep.points)}
     if point.top1 is not None:
         values |= {"mean": point.top1.mean, "low": point.top1.low, "high": point.top1.high, "level": point.top1.level}
-    interval = point.top1 is not None and point.top1.low is not None and seeds >= 3
-    said = [Statement("recommended", "recommended.sweep" if interval else "recommended.sweep-few", "note", values)]
-    if point.versus_plain is not None:
-        verdict = point.versus_plain.verdict
-        at = point.versus_plain.interval
-        versus = {"mean": at.mean, "low": at.low, "high": at.high, "level": at.level}
-        said.append(Statement("recommended", f"recommended.versus.{verdict}", verdict, versus))
+    interval = point.top1 is not None and point.top1.low is not None
+    key = "recommended.sweep-few" if seeds < 3 else "recommended.sweep" if interval else "recommended.sweep-equal"
+    said = [Statement("recommended", key, "note", values), *_versus_plain(evidence, point, who)]
     if sweep.best is not None and sweep.best != sweep.recommended:
         best = sweep.points[sweep.best]
         mean = best.top1.mean if best.top1 else None
@@ -58,6 +59,31 @@ def _from_sweep(sweep: Sweep) -> list[Statement]:
         said.append(Statement("recommended", key, "note", {"settings": dict(best.settings), "mean": mean}))
     for key, loss in sweep.sensitivity.items():
         said.append(Statement("recommended", "recommended.sensitivity", "note", {"name": key, "loss": loss}))
+    return said
+
+
+def _versus_plain(evidence: Evidence, point: SweepPoint, who: Arm | None) -> list[Statement]:
+    """The recommended setting against plain training; told once where it is the setting of the arm above."""
+    paired, plain = point.versus_plain, evidence.arm("plain")
+    if who is not None and "plain" in who.versus and {r.path for r in who.runs} & {r.path for r in point.runs}:
+        return [Statement("recommended", "recommended.own", "note", {"who": who.key})]
+    if paired is None:
+        return []
+    theirs = plain.epochs if plain is not None else None
+    ours = point.settings.get("train.epochs", who.epochs if who is not None else theirs)
+    at = paired.interval
+    values: dict[str, Any] = {"mean": at.mean, "low": at.low, "high": at.high, "level": at.level}
+    values |= {"seeds": len(paired.seeds)}
+    values |= {"p": paired.p, "at": "other-epochs" if apart(ours, theirs, 0.01) else "equal-epochs"}
+    said = [Statement("recommended", f"recommended.versus.{variant(paired)}", paired.verdict, values)]
+    if plain is not None:
+        settings = point.settings
+        names = [key for key in (other_keys(who, plain) if who is not None else ()) if key not in settings]
+        swept = [key for key in settings if key != "method" and not key.startswith("sub.")]
+        known = settings_of(evidence, plain, *swept)
+        names = [*names, *(key for key in swept if known.get(key) != settings[key])]
+        if names := [key for key in names if key != "train.epochs"]:
+            said.append(Statement("recommended", "recommended.confounded", "unknown", {"names": names}))
     return said
 
 
@@ -81,8 +107,9 @@ def next_steps(evidence: Evidence, who: Arm | None) -> list[Statement]:
         if pairs or not who.versus:
             said.append(("next.seeds", {}))
         elif unsure:
-            seeds = max(len(paired.seeds) for paired in unsure)
-            said.append(("next.more-seeds", {"seeds": seeds, "more": 4 * seeds}))
+            seeds, level = max((len(paired.seeds), paired.interval.level) for paired in unsure)
+            share = _half_width(4 * seeds, level) / _half_width(seeds, level)
+            said.append(("next.more-seeds", {"seeds": seeds, "more": 4 * seeds, "share": share}))
     if evidence.sweep is None:
         said += [("next.sweep", {})] if who is None or who.method == "masksub" else []
     elif edges := _edges(evidence.sweep):
@@ -90,6 +117,11 @@ def next_steps(evidence: Evidence, who: Arm | None) -> list[Statement]:
     said += [("next.longer", {})] if who is not None and "better" in map(_of(who), who.versus) else []
     said.append(("next.held-out", {}))
     return [Statement("next", key, "note", values) for key, values in said]
+
+
+def _half_width(seeds: int, level: float) -> float:
+    """Of a t-interval, in standard deviations."""
+    return float(scipy.stats.t.ppf((1 + level) / 2, seeds - 1)) / math.sqrt(seeds)
 
 
 def _edges(sweep: Sweep) -> list[str]:
@@ -106,14 +138,15 @@ def _edges(sweep: Sweep) -> list[str]:
 
 def limits(evidence: Evidence, who: Arm | None) -> list[Statement]:
     """What the figures do not show; always said."""
-    data, model = evidence.recipe.get("data", {}), evidence.recipe.get("model", {})
-    name = data.get("name") if data.get("name") != "folder" else data.get("val") or data.get("train")
+    name, model = data_name(evidence), evidence.recipe.get("model", {})
     epochs = evidence.recipe.get("train", {}).get("epochs")
     said: list[tuple[str, dict[str, Any]]] = []
     if name is not None and model.get("name") is not None:
-        said.append(("limits.one", {"data": str(name), "model": str(model["name"])}))
+        said.append(("limits.one", {"data": name, "model": str(model["name"])}))
     if who is not None and who.complete:
         said.append(("limits.seeds", {"seeds": len(who.complete), "who": who.key}))
+        if who.versus:
+            said.append(("limits.sample", {}))
     if epochs is not None:
         said.append(("limits.epochs", {"epochs": epochs}))
     if evidence.sweep is not None:

@@ -10,7 +10,7 @@ from masksub.app.evidence.model import Arm, Evidence
 
 from .language import Language
 from .record_tables import recipe_tables, run_tables
-from .statements import PARTS, Statement, Tone, chosen_arm
+from .statements import PARTS, Statement, Tone, chosen_arm, data_name
 from .tables import Table, comparison_tables, run_numbers, sweep_tables
 from .verdict import state_verdict
 
@@ -69,12 +69,13 @@ def gather_content(evidence: Evidence, language: Language, day: datetime.date) -
     """Everything but charts and images."""
     said = state_verdict(evidence)
     who = chosen_arm(evidence)
-    data, model = evidence.recipe.get("data", {}), evidence.recipe.get("model", {})
-    about = {"data": data.get("name"), "model": model.get("name")}
+    about = {"data": data_name(evidence), "model": evidence.recipe.get("model", {}).get("name")}
+    shown = {**about, "data": language.say("lead.data", **about, classes=len(evidence.classes))}
+    shown = shown if evidence.classes else about
     headline = said[0]
     return Content(
         title=language.say("page.title"),
-        lead=language.say("page.lead", runs=len(run_numbers(evidence)), date=day, **about),
+        lead=language.say("page.lead", runs=len(run_numbers(evidence)), date=day, **shown),
         document=language.say("page.document", **about),
         headline=language.say(headline.key, **headline.values),
         deck=language.say("space").join(

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from masksub.app.data import normalise, open_source, prepare
+from masksub.app.data import Source, normalise, open_source, prepare
 from masksub.app.evidence.model import Arm, Evidence
 from masksub.app.models import create_model
 from masksub.app.runs import RunFolder
@@ -68,8 +68,11 @@ def draw_inputs(evidence: Evidence, language: Language) -> Inputs:
     try:
         folder = RunFolder.existing(run.path)
         recipe, classes = folder.recipe(), folder.classes()
-        return _draw(recipe, classes, run.path, language)
-    except (OSError, ValueError, RuntimeError, KeyError, ImportError) as error:
+        source = open_source(recipe.data, "val", recipe.seed)
+        if not len(source) or list(source.classes) != classes:
+            return Inputs((), language.say("inputs.changed"))
+        return _draw(source, recipe, classes, run.path, language)
+    except Exception as error:  # the data may be anything by now, and a page without its pictures is still a page
         reason = next(iter(str(error).splitlines()), "") or type(error).__name__
         return Inputs((), language.say("inputs.error", reason=reason))
 
@@ -79,9 +82,8 @@ def _masking_arm(evidence: Evidence, who: Arm | None) -> Arm | None:
     return next((arm for arm in arms if arm.method in MASKING and arm.complete), None)
 
 
-def _draw(recipe: Recipe, classes: list[str], path: str, language: Language) -> Inputs:
+def _draw(source: Source, recipe: Recipe, classes: list[str], path: str, language: Language) -> Inputs:
     data = recipe.data
-    source = open_source(data, "val", recipe.seed)
     chosen = np.linspace(0, len(source) - 1, min(COUNT, len(source))).round().astype(int).tolist()
     pixels = torch.stack(
         [prepare(source.read(at), data.image_size, recipe.augment.test_crop, data.channels) for at in chosen]

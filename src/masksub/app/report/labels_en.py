@@ -7,11 +7,12 @@ MESSAGES: dict[str, str] = {
     "page.title": "What MaskSub gains, and what it costs",
     "page.document": "MaskSub report: {data}, {model}",
     "page.lead": "{data} \u00b7 {model} \u00b7 {runs:count.run} \u00b7 {date:date}",
+    "lead.data": "{data} ({classes:count.class})",
     "page.skip": "Skip to the verdict",
     "page.contents": "Contents",
     "page.noscript": "The charts need JavaScript. The tables hold the figures without it.",
-    "page.footer": "Made by masksub {version} from run folders. Every figure is a mean of the runs that the note "
-    "under its table names.",
+    "page.footer": "Made by masksub {version} from run folders. Every figure comes from the runs named in or under "
+    "its table; the table of runs names their folders.",
     "page.interval-axis": "Points of top-1 against plain training: the dot is the mean, the bar the interval",
     "part.epochs": "Gain at equal epochs",
     "part.compute": "Gain at equal compute",
@@ -33,9 +34,9 @@ MESSAGES: dict[str, str] = {
     "curves.legend": "Arms (choose one to hide or show it)",
     "curves.note": "Line: mean over the complete seeds. Band: lowest to highest seed.",
     "curves.cut": "Values below {low:number} are outside of the picture.",
-    "curves.empty": "The runs recorded no evaluation.",
+    "curves.empty": "No complete run has evaluations.",
     "training.note": "From the training batches. Arms without a sub branch have no loss or agreement of one.",
-    "training.empty": "The runs recorded no training lines.",
+    "training.empty": "No complete run has training lines.",
     "sweep.note": "Cell: mean top-1 in percent. The outlined cell is the recommended setting.",
     "sweep.empty": "No setting was swept in what was given.",
     "sweep.others": "Others: {settings:settings}",
@@ -44,6 +45,22 @@ MESSAGES: dict[str, str] = {
     "inputs.whole": "The sub branch of {who:arm} sees the images whole; its model is made smaller at random.",
     "inputs.no-run": "Left out: there is no complete run of a method that masks.",
     "inputs.error": "Left out: the images can\u2019t be opened from here ({reason}).",
+    "inputs.changed": "Left out: the images are not those of the runs any more (other classes, or none).",
+    "analysis.norm-main": "Gradient norm of the main branch",
+    "analysis.norm-relaxed": "Gradient norm of the sub branch that follows the main one, {ratio:share} masked",
+    "analysis.norm-labels": "Gradient norm of a sub branch with true labels, {ratio:share} masked",
+    "analysis.cosine-relaxed": "Cosine of its gradient with the main branch\u2019s: following the main one, "
+    "{ratio:share} "
+    "masked",
+    "analysis.cosine-labels": "The same with true labels, {ratio:share} masked",
+    "analysis.curvature-main": "Curvature of the main branch\u2019s loss along its gradient",
+    "analysis.curvature-relaxed": "Curvature of the loss of the sub branch that follows the main one, {ratio:share} "
+    "masked",
+    "analysis.curvature-labels": "Curvature of the loss with true labels, {ratio:share} masked",
+    "analysis.top1": "Validation top-1 with {ratio:share} masked, %",
+    "analysis.alt": "Analysis of {run}: gradients, agreement, accuracy under masks, sharpness; the main figures stand "
+    "in "
+    "the table below",
     "inputs.alt": "Image {n}, class \u201c{name}\u201d, whole",
     "inputs.alt-masked": "The same image as the sub branch sees it: {kept} of {units} units are visible",
     # Charts.
@@ -78,6 +95,7 @@ MESSAGES: dict[str, str] = {
     "table.arm": "Arm", "table.seeds": "Seeds", "table.epochs": "Epochs", "table.top1": "Top-1, %",
     "table.interval": "{level:share} interval", "table.spread": "Standard deviation",
     "table.vs-plain": "To plain, points", "table.vs-equal": "To equal compute, points", "table.p": "p-value",
+    "table.pairs": "pairs",
     "table.seeds-complete": "{complete} of {all}",
     "table.flops": "Operations", "table.relative": "Relative to plain", "table.seconds": "Training time",
     "table.speed": "Images/s", "table.memory": "Peak memory", "table.energy": "Energy",
@@ -98,11 +116,13 @@ MESSAGES: dict[str, str] = {
     "table.environment.caption": "Where the runs were made",
     "table.runs.caption": "Every run",
     "table.problems.caption": "What was found and not used, or used with care",
-    "note.runs": "Means of complete runs, by their numbers in the table of runs: {parts}.",
-    "note.runs.part": "{name}: {numbers:numbers}",
+    "note.runs": "Means of complete runs, by their numbers in the table of runs: {parts:said}.",
+    "note.runs-counted": "Runs, by their numbers in the table of runs: {parts:said}.",
+    "note.runs.part": "{name}: {numbers:runs}",
     "note.accuracy": "Top-1 is that of the last evaluation. Differences are paired over the seeds that both arms "
     "completed; method: {methods}.",
     "note.cost": "Times are of training alone, without evaluation.",
+    "note.memory": "Peak memory: on a CPU the whole process with its libraries, on a GPU what was allocated there.",
     "note.stability": "Variance: of the main branch\u2019s loss from step to step, in the second half of training. "
     "Complete "
     "and diverged runs.",
@@ -116,7 +136,14 @@ MESSAGES: dict[str, str] = {
     "environment.gpu": "GPU", "environment.git_commit": "Commit", "environment.n": "Environment {n}",
     "problem.empty": "Empty folder", "problem.foreign": "No run folder", "problem.unreadable": "Can\u2019t be read",
     "problem.incomplete": "Run not complete", "problem.failed": "Run that diverged",
-    "problem.version": "Made by another version",
-    "problem.why": "{message}", "problem.failed.why": "{message}", "problem.version.why": "{message}",
-    "problem.incomplete.why": "{message}", "problem.foreign.why": "{message}", "problem.unreadable.why": "{message}",
+    "problem.version": "Made by another version", "problem.double": "Double of another run",
+    "problem.why": "{message}",
+    "problem.code.empty": "{message}", "problem.code.foreign": "{message}", "problem.code.closed": "{message}",
+    "problem.code.no-recipe": "{message}", "problem.code.bad-recipe": "{message}",
+    "problem.code.cut-off": "{message}", "problem.code.missing": "{message}",
+    "problem.code.not-an-object": "{message}", "problem.code.not-a-list": "{message}",
+    "problem.code.lacks-figures": "{message}", "problem.code.bad-lines": "{message}",
+    "problem.code.incomplete": "{message}", "problem.code.pruned": "{message}", "problem.code.failed": "{message}",
+    "problem.code.version": "{message}", "problem.code.version-used": "{message}", "problem.code.double": "{message}",
+    "problem.code.double-other": "{message}",
 }  # fmt: skip

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import datetime
 import math
+import re
 import string
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -19,7 +20,7 @@ from .labels_ja import MESSAGES as JAPANESE_LABELS
 from .texts_en import MESSAGES as ENGLISH
 from .texts_ja import MESSAGES as JAPANESE
 
-__all__ = ["CODE_END", "CODE_START", "LANGUAGES", "Language", "plain_text"]
+__all__ = ["CODE_END", "CODE_START", "LANGUAGES", "RUN_END", "RUN_START", "Language", "plain_text", "without_links"]
 
 LANGUAGES: dict[str, dict[str, str]] = {
     "en": {**ENGLISH, **ENGLISH_LABELS},
@@ -29,6 +30,9 @@ LANGUAGES: dict[str, dict[str, str]] = {
 CODE_START, CODE_END = "\ue000", "\ue001"
 """Stand around code in a sentence until a format writes it in its own way. Private characters, so that a backtick in a
 user's text stays a backtick."""
+RUN_START, RUN_END = "\ue002", "\ue003"
+"""Stand around the number of a run."""
+_MARKS = (CODE_START, CODE_END, RUN_START, RUN_END)
 
 _TIGHT = "\u00a0"
 """A space at which no line is broken."""
@@ -177,12 +181,24 @@ class Language(string.Formatter):
         pairs = [f"{_clean(key)} = {self._value(value)}" for key, value in settings.items()]
         return self.say("list.separator").join(pairs)
 
+    def _word(self, key: str) -> str:
+        """A part of a sentence that is a message itself."""
+        return self.say(f"word.{key}")
+
+    def _said(self, text: str) -> str:
+        """What was said by a message of ours: its marks stay."""
+        return text
+
     def _code(self, text: object) -> str:
         return self.code_span(str(text))
 
     def _method(self, name: str) -> str:
         key = f"method.{name}"
         return self.say(key) if self.has(key) else _clean(name)
+
+    def _runs(self, numbers: Sequence[int]) -> str:
+        """Numbers of runs, marked so that a page can link them to the table of runs."""
+        return re.sub("[0-9]+", lambda found: f"{RUN_START}{found[0]}{RUN_END}", self._numbers(numbers))
 
     def _numbers(self, numbers: Sequence[int]) -> str:
         """Whole numbers, neighbours drawn together: 1-3, 5."""
@@ -199,14 +215,19 @@ class Language(string.Formatter):
 
 def plain_text(text: str) -> str:
     """A message for a terminal or JSON: code between backticks."""
-    return text.replace(CODE_START, "`").replace(CODE_END, "`")
+    return without_links(text).replace(CODE_START, "`").replace(CODE_END, "`")
+
+
+def without_links(text: str) -> str:
+    """A message for a format in which runs are not linked."""
+    return text.replace(RUN_START, "").replace(RUN_END, "")
 
 
 def _clean(text: str) -> str:
     """A user's text on one line, without our private marks and without control and direction characters."""
     spaces = "\u00a0\u3000"  # are no printable characters to Python
     kept = "".join(" " if letter.isspace() and letter not in spaces else letter for letter in text)
-    return "".join(c for c in kept if (c.isprintable() or c in spaces) and c not in (CODE_START, CODE_END))
+    return "".join(c for c in kept if (c.isprintable() or c in spaces) and c not in _MARKS)
 
 
 def _decimals(value: float) -> int:

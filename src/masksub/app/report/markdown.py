@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from .content import Content
-from .language import CODE_END, CODE_START, Language
+from .language import CODE_END, CODE_START, Language, without_links
 from .tables import Table
 
 __all__ = ["render_markdown"]
@@ -56,6 +56,7 @@ def _row(cells: list[str]) -> str:
 
 def _text(text: str) -> str:
     """Text that Markdown shows as it is: no markup, link, mention or cell border comes out of it."""
+    text = without_links(text)
     out, end = [], 0
     for match in _CODE.finditer(text):
         out += [_escaped(text[end : match.start()]), _code(match[1])]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import datetime
 import hashlib
+import re
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,11 @@ from plotly.offline import get_plotlyjs
 from masksub import __version__
 from masksub.app.evidence.model import Evidence
 
-from .analysis import analysis_tables
+from .analysis import analysis_pictures, analysis_tables
 from .charts import STYLES, curve_charts, difference_chart, training_charts
 from .content import gather_content
 from .inputs import draw_inputs
-from .language import CODE_END, CODE_START, Language
+from .language import CODE_END, CODE_START, RUN_END, RUN_START, Language
 from .sweep_charts import sweep_charts
 
 __all__ = ["render_page"]
@@ -34,6 +35,7 @@ MARKERS = {
     "cross": "M18.5 3h3v3.5h3.5v3h-3.5v3.5h-3v-3.5h-3.5v-3h3.5Z",
     "star": "M20 2l1.8 4.2l4.2.4l-3.2 2.9l1 4.3l-3.8-2.3l-3.8 2.3l1-4.3l-3.2-2.9l4.2-.4Z",
 }  # fmt: skip
+_RUN = re.compile(f"{RUN_START}([0-9]+){RUN_END}")
 
 
 def render_page(
@@ -45,7 +47,7 @@ def render_page(
         evidence: what the runs say.
         language: of the reader.
         day: date of the report.
-        analysis: results of ``masksub analyze``, shown as tables.
+        analysis: results of ``masksub analyze``, shown as pictures and tables.
 
     Returns:
         HTML, complete.
@@ -81,13 +83,15 @@ def render_page(
         sweep=sweep_charts(evidence, language),
         inputs=draw_inputs(evidence, language),
         analysis=analysis_tables(analysis or [], language),
+        pictures=analysis_pictures(analysis or [], language),
         version=__version__,
     )
 
 
 def rich_text(text: str) -> Markup:
-    """A sentence as HTML: all of it escaped, its code in code elements."""
-    return Markup(str(escape(text)).replace(CODE_START, "<code>").replace(CODE_END, "</code>"))
+    """A sentence as HTML: all of it escaped, its code in code elements, its runs linked to the table of runs."""
+    safe = str(escape(text)).replace(CODE_START, "<code>").replace(CODE_END, "</code>")
+    return Markup(_RUN.sub(r'<a href="#run-\1">\1</a>', safe))
 
 
 def _hash(script: str) -> str:

@@ -60,7 +60,7 @@ def run_tables(evidence: Evidence, language: Language) -> list[Table]:
     for name, runs in groups:
         for run in runs:
             status = say(f"status.{run.status}")
-            status = f"{status}: {language.format_field(run.reason, '')}" if run.reason else status
+            status = say("status.reason", status=status, reason=run.reason) if run.reason else status
             top1, path = language.format_field(run.top1, "decimal"), language.code_span(run.path)
             rows.setdefault(run.path, (str(numbers[run.path]), name, str(run.seed), status, top1, path))
     head = tuple(say(f"table.{name}") for name in ("run", "arm", "seed", "status", "top1", "folder"))
@@ -73,12 +73,16 @@ def run_tables(evidence: Evidence, language: Language) -> list[Table]:
 
 
 def _problem(problem: Problem, language: Language) -> tuple[str, ...]:
-    """Its reason in words; without the values that these need, as the values that there are."""
+    """Its reason in words; without a text of ours, or the values that it needs, as it was told in English."""
+    values = problem.values
+    code = str(values.get("code", problem.kind))
+    code += "-used" * (code == "version" and values.get("used") is True) + "-other" * (
+        code == "double" and "top1" in values
+    )
     try:
-        why = language.say(f"problem.{problem.kind}.why", **problem.values, message=problem.message)
+        why = language.say(f"problem.code.{code}", **{**values, "message": problem.message})
     except (KeyError, TypeError, ValueError):
         why = language.say("problem.why", message=problem.message)
-        why = why or language.format_field(problem.values, "settings")
     return language.code_span(problem.path), language.say(f"problem.{problem.kind}"), why
 
 

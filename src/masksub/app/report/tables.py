@@ -68,17 +68,19 @@ def _accuracy(evidence: Evidence, language: Language) -> Table:
         say("table.spread"),
     ]
     for _, name in columns:
-        head += [say("with", value=name, more=between), say("table.p")]
+        head += [say("with", value=name, more=between), say("with", value=say("table.p"), more=say("table.pairs"))]
     rows = []
     for arm in evidence.arms:
         row = [language.arm(arm.key), _seeds(arm, language), _value(language, arm.epochs, "number")]
         row += [_mean(language, arm.top1), _value(language, arm.spread, "decimal")]
         for reference, _ in columns:
-            row += _difference(language, arm.versus.get(reference))
+            found = arm.versus.get(reference)
+            mean, p = _difference(language, found)
+            row += [mean, p if found is None else say("with", value=p, more=len(found.seeds))]
         rows.append(tuple(row))
     notes = []
     if paired:
-        methods = say("list.separator").join(dict.fromkeys(language.format_field(p.method, "method") for p in paired))
+        methods = say("list.semicolon").join(dict.fromkeys(language.format_field(p.method, "method") for p in paired))
         notes.append(say("note.accuracy", methods=methods))
     if any(not each.claims for each in paired):
         notes.append(say("note.no-claim"))
@@ -113,7 +115,9 @@ def _cost(evidence: Evidence, language: Language) -> Table:
         if all(row[column] == say("absent") for row in rows):
             rows = [row[:column] + row[column + 1 :] for row in rows]
             del head[column]
-    note = say("note.cost") + say("space") + _runs_note(evidence, language)
+    notes = [say("note.cost")]
+    notes += [say("note.memory")] if any(arm.peak_memory_bytes for arm in evidence.arms) else []
+    note = say("space").join([*notes, _runs_note(evidence, language)])
     return Table("cost", say("table.cost.caption"), tuple(head), tuple(rows), note, _from(1, len(head)))
 
 
@@ -128,7 +132,7 @@ def _stability(evidence: Evidence, language: Language) -> Table:
         failed = say("with", value=len(at.failed), more=f"{say('table.seed')} {failed}") if at.failed else failed
         rows.append((language.arm(arm.key), *(_value(language, each, "number") for each in numbers), failed))
     head = tuple(say(f"table.{name}") for name in names)
-    note = say("note.stability")
+    note = say("note.stability") + say("space") + _runs_note(evidence, language, "failed")
     return Table("stability", say("table.stability.caption"), head, tuple(rows), note, _from(1, len(head)))
 
 
@@ -163,19 +167,18 @@ def sweep_tables(evidence: Evidence, language: Language) -> list[Table]:
     return [Table("sweep", caption, tuple(head), tuple(rows), note, _from(1, len(head)), sweep.recommended)]
 
 
-def _runs_note(evidence: Evidence, language: Language) -> str:
-    """Which runs each row is the mean of."""
-    numbers = run_numbers(evidence)
-    parts = [
-        language.say("note.runs.part", name=language.arm(arm.key), numbers=[numbers[run.path] for run in arm.complete])
-        for arm in evidence.arms
-        if arm.complete
-    ]
-    return language.say("note.runs", parts=language.say("list.semicolon").join(parts)) if parts else ""
+def _runs_note(evidence: Evidence, language: Language, *more: str) -> str:
+    """Which runs the figures of each row are made of: complete ones, and those of ``more`` statuses."""
+    numbers, parts = run_numbers(evidence), []
+    for arm in evidence.arms:
+        if found := [numbers[run.path] for run in arm.runs if run.status in ("complete", *more)]:
+            parts.append(language.say("note.runs.part", name=language.arm(arm.key), numbers=found))
+    key = "note.runs-counted" if more else "note.runs"
+    return language.say(key, parts=language.say("list.semicolon").join(parts)) if parts else ""
 
 
 def _numbers_of(language: Language, runs: Sequence[Run], numbers: dict[str, int]) -> str:
-    return language.format_field([numbers[run.path] for run in runs if run.status == "complete"], "numbers")
+    return language.format_field([numbers[run.path] for run in runs if run.status == "complete"], "runs")
 
 
 def _seeds(group: Any, language: Language) -> str:

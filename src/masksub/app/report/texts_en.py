@@ -28,7 +28,22 @@ MESSAGES: dict[str, str] = {
     "interval": "{low:decimal} to {high:decimal}",
     "interval.signed": "{low:signed} to {high:signed}",
     "method.paired t": "paired t-test",
-    "method.bootstrap": "bootstrap",
+    "method.BCa bootstrap, exact sign-flip test": "BCa bootstrap, p-value by an exact sign-flip test",
+    "method.BCa bootstrap, random sign-flip test": "BCa bootstrap, p-value by a sign-flip test with random draws",
+    "method.percentile bootstrap, exact sign-flip test": "percentile bootstrap, p-value by an exact sign-flip test",
+    "method.percentile bootstrap, random sign-flip test": "percentile bootstrap, p-value by a sign-flip test with "
+    "random "
+    "draws",
+    "method.all differences are equal: no interval, exact sign-flip test": "no interval where all differences are "
+    "equal, "
+    "p-value by an exact sign-flip test",
+    "method.one pair, no interval": "no interval for one pair",
+    "method.no pair": "nothing for no pair",
+    # What is said within a sentence.
+    "word.equal-epochs": "plain training at equal epochs",
+    "word.other-epochs": "plain training of another number of epochs",
+    "word.compute-untried": "equal compute was not tried",
+    "word.compute-open": "at equal compute there is nothing to compare with yet",
     # Names.
     "arm.plain": "Plain",
     "arm.plain-equal": "Plain, equal compute",
@@ -41,6 +56,7 @@ MESSAGES: dict[str, str] = {
     "arm.cosub": "CoSub",
     "status.complete": "complete",
     "status.failed": "diverged",
+    "status.reason": "{status}: {reason}",
     "status.incomplete": "incomplete",
     # The verdict: headline.
     "headline.compute.better": "At equal compute, {who:arm} is better than plain training, by {mean:size} of top-1.",
@@ -48,12 +64,19 @@ MESSAGES: dict[str, str] = {
     "headline.compute.none": "At equal compute, no difference seen between {who:arm} and plain training.",
     "headline.compute.unknown": "Too few seeds to say whether {who:arm} helps at equal compute.",
     "headline.epochs.better": "At equal epochs, {who:arm} is better than plain training, by {mean:size} of top-1; "
-    "equal compute was not tried.",
+    "{compute:word}.",
     "headline.epochs.worse": "At equal epochs, {who:arm} is worse than plain training, by {mean:size} of top-1.",
     "headline.epochs.none": "At equal epochs, no difference seen between {who:arm} and plain training.",
     "headline.epochs.unknown": "Too few seeds to say whether {who:arm} helps.",
+    "headline.compute.no-interval": "At equal compute, all seeds of {who:arm} differ from plain training by the same "
+    "{mean:points}: no interval can be given, so no difference is claimed.",
+    "headline.epochs.no-interval": "At equal epochs, all seeds of {who:arm} differ from plain training by the same "
+    "{mean:points}: no interval can be given, so no difference is claimed.",
     "headline.no-reference": "{who:arm} was trained, but there is no plain run to compare it with.",
-    "headline.no-sub": "There is no run with a sub branch, so nothing can be said about MaskSub.",
+    "headline.no-pairs": "{who:arm} was trained, but no seed was completed both by it and by plain training, so there "
+    "is "
+    "nothing to compare it with yet.",
+    "headline.no-sub": "There is no run of MaskSub or of a method like it, so nothing can be said about it.",
     "headline.no-run": "No run of {who:arm} is complete, so nothing can be said about it yet.",
     "headline.epochs.differ": "{who:arm} and plain training did not have equal epochs, so nothing is said about a "
     "gain.",
@@ -64,7 +87,10 @@ MESSAGES: dict[str, str] = {
     "headline.unequal.none": "No difference seen between {who:arm} and longer plain training of {ratio:times} its "
     "operations.",
     "headline.unequal.unknown": "Too few seeds to say whether {who:arm} helps against longer plain training.",
-    "headline.failed": "{n} of {all:count.run} of {who:arm} diverged and stands in no mean.",
+    "headline.unequal.no-interval": "All seeds of {who:arm} differ from longer plain training of {ratio:times} its "
+    "operations by the same {mean:points}: no interval can be given, so no difference is claimed.",
+    "headline.failed": "{who:arm}: {n} of {all:count.run} diverged; no mean includes what diverged.",
+    "gain.confounded": "The arms also differ in {names:names}: the difference may come from that.",
     # Gain at equal epochs.
     "epochs.better": "{who:arm} is better than plain training: {mean:points} of top-1 ({level:share} interval "
     "{low:signed} to {high:signed}, {seeds:count.seed}).",
@@ -76,8 +102,13 @@ MESSAGES: dict[str, str] = {
     "epochs.unknown": "{who:arm} ended {mean:points} from plain training, over {seeds:count.seed}. No claim about "
     "noise "
     "can be made: three seeds are the least.",
-    "epochs.no-interval": "{who:arm} ended {mean:points} from plain training, over {seeds:count.seed}; there is no "
-    "interval, so no claim about noise can be made.",
+    "epochs.no-interval": "{who:arm} ended {mean:points} from plain training, the same with each of "
+    "{seeds:count.seed}; "
+    "no interval can be given, so no claim about noise can be made.",
+    "epochs.same": "No difference seen: {who:arm} and plain training ended the same with each of {seeds:count.seed}.",
+    "epochs.disputed": "No difference is claimed: the mean is {mean:points} of top-1, and the {level:share} interval, "
+    "{low:signed} to {high:signed}, excludes 0, but the p-value ({p:p}) does not bear it out ({seeds:count.seed}).",
+    "epochs.none-complete": "Not known: no run of plain training is complete.",
     "epochs.no-arm": "Not known: there is no run of plain training.",
     "epochs.no-pairs": "Not known: no seed was completed by both {who:arm} and plain training.",
     "epochs.differ": "The epochs are not equal: {ours:number} for {who:arm}, {theirs:number} for plain training.",
@@ -92,8 +123,15 @@ MESSAGES: dict[str, str] = {
     "compute.unknown": "{who:arm} ended {mean:points} from plain training of the same cost, over "
     "{seeds:count.seed}. No "
     "claim about noise can be made: three seeds are the least.",
-    "compute.no-interval": "{who:arm} ended {mean:points} from plain training of the same cost, over "
-    "{seeds:count.seed}; there is no interval, so no claim about noise can be made.",
+    "compute.no-interval": "{who:arm} ended {mean:points} from plain training of the same cost, the same "
+    "with each of {seeds:count.seed}; no interval can be given, so no claim about noise can be made.",
+    "compute.same": "No difference seen: {who:arm} and plain training of the same cost ended the same with each of "
+    "{seeds:count.seed}.",
+    "compute.disputed": "No difference is claimed: the mean is {mean:points} of top-1, and the {level:share} interval, "
+    "{low:signed} to {high:signed}, excludes 0, but the p-value ({p:p}) does not bear it out ({seeds:count.seed}).",
+    "compute.none-complete": "Not known: no run of plain training at equal compute is complete, so a gain may come "
+    "from "
+    "the longer computation alone.",
     "compute.no-arm": "Not known: plain training was not tried at equal compute, so a gain may come from the longer "
     "computation alone.",
     "compute.no-pairs": "Not known: no seed was completed by both {who:arm} and plain training at equal compute.",
@@ -110,10 +148,17 @@ MESSAGES: dict[str, str] = {
     "unequal.unknown": "{who:arm} ended {mean:points} from longer plain training, which had {ratio:times} its "
     "operations, over {seeds:count.seed}. No claim about noise can be made: three seeds are the least.",
     "unequal.no-interval": "{who:arm} ended {mean:points} from longer plain training, which had {ratio:times} its "
-    "operations, over {seeds:count.seed}; there is no interval, so no claim about noise can be made.",
+    "operations, the same with each of {seeds:count.seed}; no interval can be given, so no claim about noise can be "
+    "made.",
+    "unequal.same": "The compute is not equal: longer plain training had {ratio:times} the operations of {who:arm}. No "
+    "difference seen: both ended the same with each of {seeds:count.seed}.",
+    "unequal.disputed": "The compute is not equal: longer plain training had {ratio:times} the operations of "
+    "{who:arm}. "
+    "No difference is claimed: the mean is {mean:points} of top-1, and the {level:share} interval, {low:signed} to "
+    "{high:signed}, excludes 0, but the p-value ({p:p}) does not bear it out ({seeds:count.seed}).",
     # Cost.
-    "cost.alone": "{flops:flops} and {seconds:duration} a run; there is no plain run to compare this with.",
-    "cost.flops": "{ratio:times} the operations of plain training at equal epochs ({ours:flops} against "
+    "cost.alone": "{flops:flops} and {seconds:duration} a run; there is no complete plain run to compare this with.",
+    "cost.flops": "{ratio:times} the operations of {at:word} ({ours:flops} against "
     "{theirs:flops}).",
     "cost.seconds": "{ratio:times} its training time ({ours:duration} against {theirs:duration} a run).",
     "cost.memory": "{ratio:times} its peak memory ({ours:bytes} against {theirs:bytes}).",
@@ -121,15 +166,19 @@ MESSAGES: dict[str, str] = {
     "cost.reach": "Its mean curve first reaches plain training\u2019s final accuracy at {share:share} of plain "
     "training\u2019s "
     "operations.",
+    "cost.reach-own": "Its mean curve first reaches plain training\u2019s final accuracy at {share:share} of plain "
+    "training\u2019s operations; plain training\u2019s own curve first does at {own:share}.",
     "cost.never": "Its mean curve does not reach plain training\u2019s final accuracy.",
     # Certainty.
     "certainty.paired": "Against {reference:arm}: {seeds:count.seed} ({seed_list:numbers}), paired; {level:share} "
     "interval by {method:method}, {p:p}.",
+    "certainty.equal": "Against {reference:arm}: {seeds:count.seed} ({seed_list:numbers}), paired; all differences are "
+    "equal, so no interval can be given; {p:p} by an exact sign-flip test.",
     "certainty.few": "Against {reference:arm}: {seeds:count.seed} ({seed_list:numbers}). No claim about noise can be "
     "made with fewer than three.",
     "certainty.disputed": "The interval against {reference:arm} excludes 0, but the p-value does not bear it out; with "
     "so few seeds such intervals are too narrow, so no difference is claimed.",
-    "certainty.nothing": "There is nothing to compare {who:arm} with, so there is no interval.",
+    "certainty.nothing": "No seed of {who:arm} is paired with one of plain training, so there is no interval.",
     "certainty.spread": "From seed to seed, {who:arm} varies with a standard deviation of {spread:plain_points} "
     "({seeds:count.seed}).",
     "certainty.failed": "{who:arm}: {n} of {all:count.run} diverged (seed {seeds:numbers}). Counted here, in no mean.",
@@ -151,14 +200,28 @@ MESSAGES: dict[str, str] = {
     "{low:decimal} to {high:decimal}, {seeds:count.seed}).",
     "recommended.sweep-few": "Of {tried:count.setting}: {settings:settings}. Top-1 {mean:percent}, over "
     "{seeds:count.seed}: too few to tell it from its neighbours.",
-    "recommended.versus.better": "This setting is better than plain training at equal epochs: {mean:points} "
-    "({level:share} interval {low:signed} to {high:signed}).",
-    "recommended.versus.worse": "This setting is worse than plain training at equal epochs: {mean:points} "
-    "({level:share} interval {low:signed} to {high:signed}).",
-    "recommended.versus.none": "No difference seen between this setting and plain training at equal epochs "
-    "({mean:points}, {level:share} interval {low:signed} to {high:signed}).",
-    "recommended.versus.unknown": "This setting ended {mean:points} from plain training; no claim about noise can be "
-    "made with so few seeds.",
+    "recommended.sweep-equal": "Of {tried:count.setting}: {settings:settings}. Top-1 {mean:percent}, the same with "
+    "each "
+    "of {seeds:count.seed}.",
+    "recommended.own": "It is the setting of {who:arm} above, which is compared with plain training there.",
+    "recommended.versus.better": "This setting is better than {at:word}: {mean:points} ({level:share} interval "
+    "{low:signed} to {high:signed}, {seeds:count.seed}).",
+    "recommended.versus.worse": "This setting is worse than {at:word}: {mean:points} ({level:share} interval "
+    "{low:signed} to {high:signed}, {seeds:count.seed}).",
+    "recommended.versus.none": "No difference seen between this setting and {at:word} ({mean:points}, {level:share} "
+    "interval {low:signed} to {high:signed}, {seeds:count.seed}).",
+    "recommended.versus.same": "No difference seen between this setting and {at:word}: both ended the same with each "
+    "of "
+    "{seeds:count.seed}.",
+    "recommended.versus.disputed": "No difference is claimed between this setting and {at:word}: {mean:points}; the "
+    "{level:share} interval, {low:signed} to {high:signed}, excludes 0, but the p-value ({p:p}) does not bear it out "
+    "({seeds:count.seed}).",
+    "recommended.versus.no-interval": "This setting ended {mean:points} from {at:word}, the same with each of "
+    "{seeds:count.seed}; no interval can be given, so no claim about noise can be made.",
+    "recommended.versus.unknown": "This setting ended {mean:points} from {at:word}, over {seeds:count.seed}; no claim "
+    "about noise can be made with so few.",
+    "recommended.confounded": "It also differs from plain training in {names:names}: the difference may come from "
+    "that.",
     "recommended.not-best": "The highest mean was {mean:percent}, at {settings:settings}; it is not told apart from "
     "the "
     "recommended setting, which is cheaper or nearer to the usual one.",
@@ -167,15 +230,16 @@ MESSAGES: dict[str, str] = {
     "recommended.sensitivity": "One step away along `{name}`, at most {loss:plain_points} of mean top-1 are lost.",
     # What to try next.
     "next.resume": "Complete what is incomplete: the same command goes on with what is missing.",
-    "next.run-masksub": "Train with the sub branch: `masksub compare RECIPE`.",
+    "next.run-masksub": "Train with MaskSub: `masksub compare RECIPE`.",
     "next.failed": "Find out why runs of {arms:arms} diverged: a lower `optim.lr`, `optim.clip_norm`, or "
     "`train.precision=bf16`.",
     "next.plain": "Add plain training, without which no gain can be told: `masksub compare RECIPE`.",
     "next.plain-equal": "Add plain training at equal compute: `masksub compare RECIPE --arms "
     "plain,plain-equal,masksub`.",
     "next.seeds": "Add seeds; three are the least, five the usual: `masksub compare RECIPE --seeds 5`.",
-    "next.more-seeds": "To see a smaller difference, add seeds: with {more} in place of {seeds} the interval would be "
-    "about half as wide.",
+    "next.more-seeds": "To see a smaller difference, add seeds: with {more} in place of {seeds} the interval would "
+    "have "
+    "about {share:share} of its width.",
     "next.sweep": "Sweep mask ratio and weight: `masksub sweep RECIPE --ratio 0.25,0.5,0.75 --weight 0.25,0.5,0.75`.",
     "next.edge": "Sweep further along {names:names}: the recommended setting is the outermost that was tried.",
     "next.longer": "Repeat it at the length and model size that you train in production: gains of short runs need not "
@@ -185,6 +249,7 @@ MESSAGES: dict[str, str] = {
     # What this does not show.
     "limits.one": "One data set ({data}) and one model ({model}): other data and other models may answer differently.",
     "limits.seeds": "{seeds:count.seed} of {who:arm}: small differences stay hidden in noise.",
+    "limits.sample": "The intervals cover the luck of the seed, not that of which images the validation set holds.",
     "limits.epochs": "A recipe of {epochs:count.epoch}: what longer training would show is open.",
     "limits.chosen": "The recommended setting was chosen among {tried} on the validation images themselves, so its "
     "accuracy is optimistic.",

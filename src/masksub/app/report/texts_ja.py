@@ -27,7 +27,21 @@ MESSAGES: dict[str, str] = {
     "interval": "{low:decimal} 〜 {high:decimal}",
     "interval.signed": "{low:signed} 〜 {high:signed}",
     "method.paired t": "対応のある t 検定",
-    "method.bootstrap": "ブートストラップ法",
+    "method.BCa bootstrap, exact sign-flip test": "BCa ブートストラップ法（p 値は符号反転検定、全通り）",
+    "method.BCa bootstrap, random sign-flip test": "BCa ブートストラップ法（p 値は符号反転検定、無作為抽出）",
+    "method.percentile bootstrap, exact sign-flip test": "パーセンタイル・ブートストラップ法（p 値は符号反転検定、"
+    "全通り）",
+    "method.percentile bootstrap, random sign-flip test": "パーセンタイル・ブートストラップ法（p 値は符号反転検定、"
+    "無作為抽出）",
+    "method.all differences are equal: no interval, exact sign-flip test": "差がすべて等しい場合は区間なし"
+    "（p 値は符号反転検定、全通り）",
+    "method.one pair, no interval": "1 組のみの場合は区間なし",
+    "method.no pair": "組がない場合は値なし",
+    # What is said within a sentence.
+    "word.equal-epochs": "同一エポック数の通常学習",
+    "word.other-epochs": "エポック数の異なる通常学習",
+    "word.compute-untried": "同一計算量での比較は行われていない",
+    "word.compute-open": "同一計算量で比較できる結果はまだない",
     # Names.
     "arm.plain": "通常学習",
     "arm.plain-equal": "通常学習（同一計算量）",
@@ -40,6 +54,7 @@ MESSAGES: dict[str, str] = {
     "arm.cosub": "CoSub",
     "status.complete": "完了",
     "status.failed": "発散",
+    "status.reason": "{status}：「{reason}」",
     "status.incomplete": "未完了",
     # The verdict: headline.
     "headline.compute.better": "同一計算量で比べて、{who:arm} は通常学習より top-1 が {mean:size}高い。",
@@ -47,12 +62,19 @@ MESSAGES: dict[str, str] = {
     "headline.compute.none": "同一計算量で比べて、{who:arm} と通常学習の間に差は認められなかった。",
     "headline.compute.unknown": "同一計算量で {who:arm} に効果があるかを判断するには、シード数が足りない。",
     "headline.epochs.better": "同一エポック数で比べて、{who:arm} は通常学習より top-1 が {mean:size}高い。"
-    "同一計算量での比較は行われていない。",
+    "{compute:word}。",
     "headline.epochs.worse": "同一エポック数で比べて、{who:arm} は通常学習より top-1 が {mean:size}低い。",
     "headline.epochs.none": "同一エポック数で比べて、{who:arm} と通常学習の間に差は認められなかった。",
     "headline.epochs.unknown": "{who:arm} に効果があるかを判断するには、シード数が足りない。",
+    "headline.compute.no-interval": "同一計算量で比べて、{who:arm} と通常学習の差はすべてのシードで同じ "
+    "{mean:points}である。"
+    "信頼区間を示せないため、差があるとは判断しない。",
+    "headline.epochs.no-interval": "同一エポック数で比べて、{who:arm} と通常学習の差はすべてのシードで同じ "
+    "{mean:points}"
+    "である。信頼区間を示せないため、差があるとは判断しない。",
     "headline.no-reference": "{who:arm} の学習結果はあるが、比較対象となる通常学習の結果がない。",
-    "headline.no-sub": "サブブランチを使った学習結果がないため、MaskSub については何も言えない。",
+    "headline.no-pairs": "{who:arm} の学習結果はあるが、通常学習と共通して完了したシードがないため、まだ比較できない。",
+    "headline.no-sub": "MaskSub やそれに類する手法の学習結果がないため、その効果については何も言えない。",
     "headline.no-run": "{who:arm} の学習がまだ一つも完了していないため、何も言えない。",
     "headline.epochs.differ": "{who:arm} と通常学習のエポック数が等しくないため、効果については何も言えない。",
     "headline.unequal.better": "{who:arm} は、その {ratio:times}の演算量で延長した通常学習より top-1 が "
@@ -61,7 +83,10 @@ MESSAGES: dict[str, str] = {
     "{mean:size}低い。",
     "headline.unequal.none": "{who:arm} と、その {ratio:times}の演算量で延長した通常学習の間に差は認められなかった。",
     "headline.unequal.unknown": "延長した通常学習と比べて {who:arm} に効果があるかを判断するには、シード数が足りない。",
-    "headline.failed": "{who:arm} は {all:count.run}中 {n} 件が発散し、平均には含まれていない。",
+    "headline.unequal.no-interval": "{who:arm} と、その {ratio:times}の演算量で延長した通常学習の差は、"
+    "すべてのシードで同じ {mean:points}である。信頼区間を示せないため、差があるとは判断しない。",
+    "headline.failed": "{who:arm} は {all:count.run}中 {n} 件が発散した。発散したものは平均に含まれていない。",
+    "gain.confounded": "比較した学習は {names:names} も異なるため、差はそれによるものである可能性がある。",
     # Gain at equal epochs.
     "epochs.better": "{who:arm} は通常学習より優れている。top-1 の差は {mean:points}（{level:share}信頼区間 "
     "{low:signed} 〜 {high:signed}、{seeds:count.seed}）。",
@@ -71,8 +96,13 @@ MESSAGES: dict[str, str] = {
     "{high:signed} は 0 を含む（{seeds:count.seed}）。",
     "epochs.unknown": "{who:arm} と通常学習の差は {mean:points}（{seeds:count.seed}）。3 シード未満のため、"
     "偶然のばらつきと区別できるかどうかは判断できない。",
-    "epochs.no-interval": "{who:arm} と通常学習の差は {mean:points}（{seeds:count.seed}）。信頼区間がないため、"
-    "偶然のばらつきと区別できるかどうかは判断できない。",
+    "epochs.no-interval": "{who:arm} と通常学習の差は {mean:points}で、{seeds:count.seed}のすべてで等しい。"
+    "信頼区間を示せないため、偶然のばらつきと区別できるかどうかは判断できない。",
+    "epochs.same": "差は認められなかった。{who:arm} と通常学習の結果は {seeds:count.seed}のすべてで等しい。",
+    "epochs.disputed": "差があるとは判断しない。top-1 の差の平均は {mean:points}で、{level:share}信頼区間 "
+    "{low:signed} 〜 "
+    "{high:signed} は 0 を含まないが、p 値（{p:p}）はそれを裏付けていない（{seeds:count.seed}）。",
+    "epochs.none-complete": "不明。通常学習で完了したものがない。",
     "epochs.no-arm": "不明。通常学習の結果がない。",
     "epochs.no-pairs": "不明。{who:arm} と通常学習の両方で完了したシードがない。",
     "epochs.differ": "エポック数が等しくない。{who:arm} は {ours:number}、通常学習は {theirs:number}。",
@@ -85,8 +115,16 @@ MESSAGES: dict[str, str] = {
     "{high:signed} は 0 を含む（{seeds:count.seed}）。",
     "compute.unknown": "{who:arm} と同一計算量の通常学習の差は {mean:points}（{seeds:count.seed}）。"
     "3 シード未満のため、偶然のばらつきと区別できるかどうかは判断できない。",
-    "compute.no-interval": "{who:arm} と同一計算量の通常学習の差は {mean:points}（{seeds:count.seed}）。"
-    "信頼区間がないため、偶然のばらつきと区別できるかどうかは判断できない。",
+    "compute.no-interval": "{who:arm} と同一計算量の通常学習の差は {mean:points}で、"
+    "{seeds:count.seed}のすべてで等しい。"
+    "信頼区間を示せないため、偶然のばらつきと区別できるかどうかは判断できない。",
+    "compute.same": "差は認められなかった。{who:arm} と同一計算量の通常学習の結果は "
+    "{seeds:count.seed}のすべてで等しい。",
+    "compute.disputed": "差があるとは判断しない。top-1 の差の平均は {mean:points}で、{level:share}信頼区間 "
+    "{low:signed} 〜 "
+    "{high:signed} は 0 を含まないが、p 値（{p:p}）はそれを裏付けていない（{seeds:count.seed}）。",
+    "compute.none-complete": "不明。同一計算量の通常学習で完了したものがないため、"
+    "差があっても計算量が増えただけの効果である可能性がある。",
     "compute.no-arm": "不明。同一計算量の通常学習が行われていないため、"
     "差があっても計算量が増えただけの効果である可能性がある。",
     "compute.no-pairs": "不明。{who:arm} と同一計算量の通常学習の両方で完了したシードがない。",
@@ -99,24 +137,33 @@ MESSAGES: dict[str, str] = {
     "（{seeds:count.seed}）。",
     "unequal.unknown": "{who:arm} と、その {ratio:times}の演算量で延長した通常学習の差は {mean:points}"
     "（{seeds:count.seed}）。3 シード未満のため、偶然のばらつきと区別できるかどうかは判断できない。",
-    "unequal.no-interval": "{who:arm} と、その {ratio:times}の演算量で延長した通常学習の差は {mean:points}"
-    "（{seeds:count.seed}）。信頼区間がないため、偶然のばらつきと区別できるかどうかは判断できない。",
+    "unequal.no-interval": "{who:arm} と、その {ratio:times}の演算量で延長した通常学習の差は {mean:points}で、"
+    "{seeds:count.seed}のすべてで等しい。信頼区間を示せないため、偶然のばらつきと区別できるかどうかは判断できない。",
+    "unequal.same": "計算量は等しくない（延長した通常学習は {who:arm} の {ratio:times}）。差は認められなかった。"
+    "結果は {seeds:count.seed}のすべてで等しい。",
+    "unequal.disputed": "計算量は等しくない（延長した通常学習は {who:arm} の {ratio:times}）。差があるとは判断しない。"
+    "top-1 の差の平均は {mean:points}で、{level:share}信頼区間 {low:signed} 〜 {high:signed} は 0 を含まないが、"
+    "p 値（{p:p}）はそれを裏付けていない（{seeds:count.seed}）。",
     # Cost.
-    "cost.alone": "1 回の学習あたり {flops:flops}、{seconds:duration}。比較対象となる通常学習の結果がない。",
-    "cost.flops": "演算量は、同一エポック数の通常学習の {ratio:times}（{ours:flops}、通常学習は {theirs:flops}）。",
+    "cost.alone": "1 回の学習あたり {flops:flops}、{seconds:duration}。比較対象となる通常学習で完了したものがない。",
+    "cost.flops": "演算量は、{at:word}の {ratio:times}（{ours:flops}、通常学習は {theirs:flops}）。",
     "cost.seconds": "学習時間は {ratio:times}（1 回あたり {ours:duration}、通常学習は {theirs:duration}）。",
     "cost.memory": "最大メモリ使用量は {ratio:times}（{ours:bytes}、通常学習は {theirs:bytes}）。",
     "cost.energy": "消費エネルギーは {ratio:times}（{ours:joules}、通常学習は {theirs:joules}。測定対象：{of}）。",
     "cost.reach": "平均曲線は、通常学習の演算量の {share:share}の時点で、通常学習の最終精度に初めて到達する。",
+    "cost.reach-own": "平均曲線は、通常学習の演算量の {share:share}の時点で、通常学習の最終精度に初めて到達する"
+    "（通常学習自身の曲線では {own:share}の時点）。",
     "cost.never": "平均曲線は、通常学習の最終精度に到達しない。",
     # Certainty.
     "certainty.paired": "「{reference:arm}」との比較：対応のある {seeds:count.seed}（シード {seed_list:numbers}）、"
     "{level:share}信頼区間は{method:method}による。{p:p}。",
+    "certainty.equal": "「{reference:arm}」との比較：対応のある {seeds:count.seed}（シード {seed_list:numbers}）。"
+    "差がすべて等しいため、信頼区間は示せない。符号反転検定（全通り）で {p:p}。",
     "certainty.few": "「{reference:arm}」との比較：{seeds:count.seed}（シード {seed_list:numbers}）。"
     "3 シード未満では、偶然のばらつきについて何も主張できない。",
     "certainty.disputed": "「{reference:arm}」に対する信頼区間は 0 を含まないが、p 値はそれを裏付けていない。"
     "シードが少ないと区間は狭くなりすぎるため、差があるとは判断しない。",
-    "certainty.nothing": "{who:arm} の比較対象がないため、信頼区間はない。",
+    "certainty.nothing": "{who:arm} と通常学習で対応づけられるシードがないため、信頼区間はない。",
     "certainty.spread": "{who:arm} のシード間のばらつきは、標準偏差で {spread:plain_points}（{seeds:count.seed}）。",
     "certainty.failed": "{who:arm}：{all:count.run}中 {n} 件が発散した（シード {seeds:numbers}）。"
     "件数には数え、平均には含めていない。",
@@ -138,28 +185,39 @@ MESSAGES: dict[str, str] = {
     "（{level:share}信頼区間 {low:decimal} 〜 {high:decimal}、{seeds:count.seed}）。",
     "recommended.sweep-few": "{tried:count.setting}のうち {settings:settings}。top-1 は {mean:percent}"
     "（{seeds:count.seed}）。シード数が足りず、近い設定との優劣は判断できない。",
-    "recommended.versus.better": "この設定は、同一エポック数の通常学習より優れている。差は {mean:points}"
-    "（{level:share}信頼区間 {low:signed} 〜 {high:signed}）。",
-    "recommended.versus.worse": "この設定は、同一エポック数の通常学習より劣る。差は {mean:points}"
-    "（{level:share}信頼区間 {low:signed} 〜 {high:signed}）。",
-    "recommended.versus.none": "この設定と同一エポック数の通常学習との間に、差は認められなかった（{mean:points}、"
-    "{level:share}信頼区間 {low:signed} 〜 {high:signed}）。",
-    "recommended.versus.unknown": "この設定と通常学習の差は {mean:points}。シード数が足りず、"
+    "recommended.sweep-equal": "{tried:count.setting}のうち {settings:settings}。top-1 は {mean:percent}で、"
+    "{seeds:count.seed}のすべてで等しい。",
+    "recommended.own": "これは上の {who:arm} の設定であり、通常学習との比較は上に示した。",
+    "recommended.versus.better": "この設定は、{at:word}より優れている。差は {mean:points}"
+    "（{level:share}信頼区間 {low:signed} 〜 {high:signed}、{seeds:count.seed}）。",
+    "recommended.versus.worse": "この設定は、{at:word}より劣る。差は {mean:points}"
+    "（{level:share}信頼区間 {low:signed} 〜 {high:signed}、{seeds:count.seed}）。",
+    "recommended.versus.none": "この設定と{at:word}との間に、差は認められなかった（{mean:points}、"
+    "{level:share}信頼区間 {low:signed} 〜 {high:signed}、{seeds:count.seed}）。",
+    "recommended.versus.same": "この設定と{at:word}との間に、差は認められなかった。"
+    "結果は {seeds:count.seed}のすべてで等しい。",
+    "recommended.versus.disputed": "この設定と{at:word}との間に差があるとは判断しない。差は {mean:points}で、"
+    "{level:share}信頼区間 {low:signed} 〜 {high:signed} は 0 を含まないが、p 値（{p:p}）はそれを裏付けていない"
+    "（{seeds:count.seed}）。",
+    "recommended.versus.no-interval": "この設定と{at:word}の差は {mean:points}で、{seeds:count.seed}のすべてで等しい。"
+    "信頼区間を示せないため、偶然のばらつきと区別できるかどうかは判断できない。",
+    "recommended.versus.unknown": "この設定と{at:word}の差は {mean:points}（{seeds:count.seed}）。シード数が足りず、"
     "偶然のばらつきと区別できるかどうかは判断できない。",
+    "recommended.confounded": "通常学習とは {names:names} も異なるため、差はそれによるものである可能性がある。",
     "recommended.not-best": "平均が最も高いのは {settings:settings} の {mean:percent}だが、推奨設定との差は認められず、"
     "推奨設定の方が計算量が少ないか、標準の設定に近い。",
     "recommended.best-fewer": "平均が最も高いのは {settings:settings} の {mean:percent}だが、完了したシードが少ない。",
     "recommended.sensitivity": "`{name}` を隣の値に変えたときの top-1 の平均の低下は、最大 {loss:plain_points}。",
     # What to try next.
     "next.resume": "未完了の学習を完了させる。同じコマンドを再実行すると、残りから再開する。",
-    "next.run-masksub": "サブブランチを使って学習する：`masksub compare RECIPE`",
+    "next.run-masksub": "MaskSub で学習する：`masksub compare RECIPE`",
     "next.failed": "発散の原因を調べる（{arms:arms}）。`optim.lr` を下げる、`optim.clip_norm` を指定する、"
     "`train.precision=bf16` にする、のいずれかを試す。",
     "next.plain": "効果を測る基準となる通常学習を加える：`masksub compare RECIPE`",
     "next.plain-equal": "同一計算量の通常学習を加える：`masksub compare RECIPE --arms plain,plain-equal,masksub`",
     "next.seeds": "シードを増やす。最低 3、通常は 5：`masksub compare RECIPE --seeds 5`",
     "next.more-seeds": "より小さな差を調べるには、シードを増やす。{seeds} から {more} に増やすと、"
-    "信頼区間の幅はおよそ半分になる。",
+    "信頼区間の幅は現在の約 {share:share}になる。",
     "next.sweep": "マスク率と重みを探索する：`masksub sweep RECIPE --ratio 0.25,0.5,0.75 --weight 0.25,0.5,0.75`",
     "next.edge": "推奨設定が探索範囲の端にあるため、{names:names} の範囲を広げて探索する。",
     "next.longer": "実運用と同じ学習の長さとモデルの規模で再確認する。短い学習での効果がそのまま得られるとは限らない。",
@@ -169,6 +227,7 @@ MESSAGES: dict[str, str] = {
     "limits.one": "一つのデータセット（{data}）と一つのモデル（{model}）での結果であり、"
     "ほかのデータやモデルでは異なる可能性がある。",
     "limits.seeds": "{who:arm} は {seeds:count.seed}での結果であり、小さな差はばらつきに埋もれて見えない。",
+    "limits.sample": "信頼区間が表すのはシードによる偶然のばらつきであり、検証画像の選び方による偶然は含まない。",
     "limits.epochs": "{epochs:count.epoch}のレシピでの結果であり、より長い学習でどうなるかは分からない。",
     "limits.chosen": "推奨設定は、{tried} 通りの中から検証画像そのものを使って選んだため、"
     "その精度は実際より高めに出ている可能性がある。",

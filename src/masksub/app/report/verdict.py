@@ -10,7 +10,7 @@ from typing import Any
 from masksub.app.evidence.model import Arm, Evidence, Paired
 
 from .advice import limits, next_steps, recommendation
-from .statements import PARTS, Statement, Tone, chosen_arm
+from .statements import PARTS, Statement, Tone, apart, chosen_arm, equal_differences, other_keys, variant
 
 __all__ = ["state_verdict"]
 
@@ -51,16 +51,21 @@ def _headline(evidence: Evidence, who: Arm) -> list[Statement]:
     said = []
     if (paired := who.versus.get("plain-equal")) is not None:
         ratio = _unequal(evidence, who)
-        key = f"headline.{'compute' if ratio is None else 'unequal'}.{paired.verdict}"
+        key = f"headline.{'compute' if ratio is None else 'unequal'}.{_plainer(paired)}"
         said.append(Statement("headline", key, paired.verdict, {**_figures(who, paired), "ratio": ratio}))
+        said += _confounded(evidence, who, "headline", "plain-equal")
     elif (paired := who.versus.get("plain")) is not None:
         if _other_epochs(evidence, who) is None:
-            key = f"headline.epochs.{paired.verdict}"
-            said.append(Statement("headline", key, paired.verdict, _figures(who, paired)))
+            compute = "compute-untried" if evidence.arm("plain-equal") is None else "compute-open"
+            values = {**_figures(who, paired), "compute": compute}
+            said.append(Statement("headline", f"headline.epochs.{_plainer(paired)}", paired.verdict, values))
+            said += _confounded(evidence, who, "headline", "plain")
         else:
             said.append(Statement("headline", "headline.epochs.differ", "unknown", {"who": who.key}))
     else:
-        said.append(Statement("headline", "headline.no-reference", "unknown", {"who": who.key}))
+        there = any(evidence.arm(key) is not None for key in ("plain", "plain-equal"))
+        key = "headline.no-pairs" if there else "headline.no-reference"
+        said.append(Statement("headline", key, "unknown", {"who": who.key}))
     if who.failed:
         values = {"who": who.key, "n": len(who.failed), "all": len(who.runs)}
         said.append(Statement("headline", "headline.failed", "worse", values))
@@ -71,19 +76,32 @@ def _gain(evidence: Evidence, who: Arm, part: str, reference: str, ratio: float 
     """The paired difference to a reference arm; ``ratio`` where it did not have the compute that it should."""
     paired = who.versus.get(reference)
     if paired is None:
-        why = "no-arm" if evidence.arm(reference) is None else "no-pairs"
+        arm = evidence.arm(reference)
+        why = "no-arm" if arm is None else "no-pairs" if arm.complete else "none-complete"
         return [Statement(part, f"{part}.{why}", "unknown", {"who": who.key})]
-    verdict = paired.verdict
-    name = "no-interval" if verdict == "unknown" and paired.claims else verdict
-    key = f"{part if ratio is None else 'unequal'}.{name}"
-    return [Statement(part, key, verdict, {**_figures(who, paired), "ratio": ratio})]
+    key = f"{part if ratio is None else 'unequal'}.{variant(paired)}"
+    said = [Statement(part, key, paired.verdict, {**_figures(who, paired), "ratio": ratio})]
+    return said + _confounded(evidence, who, part, reference)
+
+
+def _plainer(paired: Paired) -> str:
+    """For a headline, which does not tell why no difference was seen."""
+    return "none" if paired.verdict == "none" else variant(paired)
+
+
+def _confounded(evidence: Evidence, who: Arm, part: str, reference: str) -> list[Statement]:
+    """What else differs, beside the epochs, which have a sentence of their own."""
+    other = evidence.arm(reference)
+    names = [] if other is None else [key for key in other_keys(who, other) if key != "train.epochs"]
+    return [Statement(part, "gain.confounded", "unknown", {"names": names})] if names else []
 
 
 def _epochs(evidence: Evidence, who: Arm) -> list[Statement]:
     said = _gain(evidence, who, "epochs", "plain")
     if "plain" in who.versus and (theirs := _other_epochs(evidence, who)) is not None:
+        # First, so that the part is not headed by a gain at equal epochs that it is not.
         values = {"who": who.key, "ours": who.epochs, "theirs": theirs}
-        said.append(Statement("epochs", "epochs.differ", "worse", values))
+        said.insert(0, Statement("epochs", "epochs.differ", "unknown", values))
     return said
 
 
@@ -94,7 +112,7 @@ def _compute(evidence: Evidence, who: Arm) -> list[Statement]:
 def _other_epochs(evidence: Evidence, who: Arm) -> float | None:
     """Epochs of plain training where they are not those of the arm."""
     plain = evidence.arm("plain")
-    return plain.epochs if plain is not None and _apart(who.epochs, plain.epochs, 0.01) else None
+    return plain.epochs if plain is not None and apart(who.epochs, plain.epochs, 0.01) else None
 
 
 def _unequal(evidence: Evidence, who: Arm) -> float | None:
@@ -103,7 +121,7 @@ def _unequal(evidence: Evidence, who: Arm) -> float | None:
     The plain arm is stretched to MaskSub's cost at the recipe's ratio: other methods and ratios cost more or less.
     """
     equal = evidence.arm("plain-equal")
-    return _ratio(equal.flops, who.flops) if equal is not None and _apart(equal.flops, who.flops, 0.03) else None
+    return _ratio(equal.flops, who.flops) if equal is not None and apart(equal.flops, who.flops, 0.03) else None
 
 
 def _cost(evidence: Evidence, who: Arm) -> list[Statement]:
@@ -120,9 +138,12 @@ def _cost(evidence: Evidence, who: Arm) -> list[Statement]:
     ):
         if (ratio := _ratio(ours, theirs)) is not None:
             values = {"who": who.key, "ratio": ratio, "ours": ours, "theirs": theirs, "of": who.energy_of}
+            values["at"] = "equal-epochs" if _other_epochs(evidence, who) is None else "other-epochs"
             said.append(Statement("cost", f"cost.{key}", "note", values))
     if plain.flops and (reach := who.flops_to_plain) is not None:
-        said.append(Statement("cost", "cost.reach", "note", {"who": who.key, "share": reach / plain.flops}))
+        own = _ratio(plain.flops_to_plain, plain.flops)
+        values = {"who": who.key, "share": reach / plain.flops, "own": own}
+        said.append(Statement("cost", "cost.reach" if own is None else "cost.reach-own", "note", values))
     elif plain.flops:
         said.append(Statement("cost", "cost.never", "note", {"who": who.key}))
     return said
@@ -134,6 +155,7 @@ def _certainty(who: Arm) -> list[Statement]:
         if (paired := who.versus.get(reference)) is None:
             continue
         key = "certainty.paired" if paired.claims and paired.p is not None else "certainty.few"
+        key = "certainty.equal" if equal_differences(paired) else key
         tone: Tone = "note" if paired.claims else "unknown"
         said.append(Statement("certainty", key, tone, {**_figures(who, paired), "reference": reference}))
         if paired.claims and paired.disputed:
@@ -164,8 +186,3 @@ def _failures(evidence: Evidence) -> list[Statement]:
 
 def _ratio(ours: float | None, theirs: float | None) -> float | None:
     return ours / theirs if ours is not None and theirs else None
-
-
-def _apart(ours: float | None, theirs: float | None, tolerance: float) -> bool:
-    ratio = _ratio(ours, theirs)
-    return ratio is not None and abs(ratio - 1) > tolerance
