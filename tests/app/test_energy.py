@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from masksub.app import energy
 from masksub.app.energy import EnergyMeter
 
 
@@ -46,4 +47,14 @@ def test_no_sensor_no_meter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert EnergyMeter.find(torch.device("mps")) is None
     package(tmp_path, 0, 1).write_text("not a number")
     monkeypatch.setattr(EnergyMeter.rapl.__func__, "__defaults__", (tmp_path,))
+    assert EnergyMeter.find(torch.device("cpu")) is None
+
+
+def test_runs_side_by_side_on_a_cpu_have_no_figure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each would be told the energy of all."""
+    package(tmp_path, 0, 5)
+    monkeypatch.setattr(EnergyMeter.rapl.__func__, "__defaults__", (tmp_path,))
+    assert EnergyMeter.find(torch.device("cpu")) is not None
+    monkeypatch.setattr(energy, "_cpu_is_shared", False)  # and back afterwards
+    energy.no_cpu()
     assert EnergyMeter.find(torch.device("cpu")) is None

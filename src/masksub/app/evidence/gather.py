@@ -121,11 +121,14 @@ def _recommend(groups: Sequence[Group], keys: tuple[str, ...], *, statistics: st
 
 def _sweep(places: Places, statistics: str) -> Any:
     plain = places.arms.get("plain")
-    points = [_point(group, places.keys, None, statistics) for group in _same_seeds(places.sweep)]
-    # Against plain training every seed counts that both have.
-    versus = [_versus(group, plain, "plain", statistics) for group in places.sweep]
-    points = [replace(point, versus_plain=each) for point, each in zip(points, versus)]
+    points = [_point(group, places.keys, plain, statistics) for group in _same_seeds(places.sweep)]
+    points.sort(key=lambda point: [_order(point.settings[key]) for key in places.keys])
     return sweep_of(places.keys, points, statistics=statistics)
+
+
+def _order(value: Any) -> tuple[bool, float, str]:
+    """Numbers by size, then the rest by name."""
+    return (False, float(value), "") if is_number(value) else (True, 0.0, str(value))
 
 
 def _same_seeds(groups: Sequence[Group]) -> list[Group]:
