@@ -11,6 +11,7 @@ import torch
 
 from masksub.app.data import EvalBatches, TrainBatches, open_data, open_source
 from masksub.app.errors import InputError
+from masksub.app.evaluate import evaluate
 from masksub.app.settings import Augment, Data
 from tests.app.test_data_augment import states
 from tests.app.test_data_sources import folders, write_images
@@ -168,6 +169,28 @@ def test_evaluation_sees_each_image_once(cache: str, workers: int, world: int) -
     met = content(pair for each in ranks for pair in each)
     assert met.total() == 50 and met == content(EvalBatches(source, DIGITS, Augment(), batch_size=7))
     assert sorted(label for _, label in met.elements()) == sorted(source.labels.tolist())
+
+
+@pytest.mark.parametrize(
+    ("images", "world", "batch_size", "rounds"),
+    [(10, 3, 4, 1), (10, 2, 2, 3), (10, 3, 1, 4), (1, 3, 4, 1), (9, 3, 3, 1)],
+)
+def test_figures_of_an_evaluation_are_those_of_one_process(
+    images: int, world: int, batch_size: int, rounds: int
+) -> None:
+    """Padding with images that come twice, as samplers for several processes do, falsifies accuracy and loss."""
+    data = DIGITS.model_copy(update={"val_images": images})
+    source = open_source(data, "val", 0)
+    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10))
+    parts = [EvalBatches(source, data, Augment(), batch_size=batch_size, rank=r, world=world) for r in range(world)]
+    assert {each.rounds for each in parts} == {rounds} and max(len(each) for each in parts) == rounds
+    sums: list[torch.Tensor] = []
+    for each in parts:
+        if len(each):
+            evaluate(model, each, reduce=lambda part: sums.append(part) or part)
+    together = evaluate(model, parts[0], reduce=lambda _: torch.stack(sums).sum(0))
+    alone = evaluate(model, EvalBatches(source, data, Augment(), batch_size=64))
+    assert together == pytest.approx(alone, rel=1e-6) and together["images"] == images
 
 
 def test_evaluation_is_not_augmented() -> None:

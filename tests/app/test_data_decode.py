@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import json
+import re
 import zipfile
 from pathlib import Path
 
@@ -165,6 +167,56 @@ def test_too_many_skipped(tmp_path: Path, cache: str) -> None:
     path, _ = damaged_set(tmp_path, "folder")
     with pytest.raises(InputError, match=r"2 images can't be decoded, more than data\.max_skipped = 1: .*set/[ab]/"):
         list(train_batches(path, cache, on_error="skip", max_skipped=1).epoch(0))
+
+
+def test_what_was_skipped_survives_a_resumption(tmp_path: Path) -> None:
+    """Otherwise the summary of a resumed run counts the damaged images of its last part only, or some of them twice."""
+    path, name = damaged_set(tmp_path, "folder")
+    first = train_batches(path, "none", on_error="skip")
+    part = first.epoch(0)
+    while first.skipped < 1:
+        next(part)
+    state = json.loads(json.dumps(first.state_dict()))
+    again = train_batches(path, "none", on_error="skip")
+    again.load_state_dict(state)
+    assert again.skipped == 1 and again.skipped_files == first.skipped_files
+    list(again.epoch(0))
+    assert again.skipped == 2
+    again.load_state_dict(state)  # as of another process that met the same image
+    assert again.skipped == 2 and again.state_dict()["skipped"].keys() == {"3", "27"}
+    assert any(each.startswith(name) for each in again.skipped_files)
+
+
+@pytest.mark.parametrize("kind", ["folder", ".zip", ".tar", "shards"])
+@pytest.mark.parametrize("fault", ["corrupt", "empty", "huge"])
+@pytest.mark.parametrize(("cache", "workers"), [("memory", 0), ("none", 0), ("none", 1)])
+def test_faulty_images_stop_or_are_skipped(tmp_path: Path, monkeypatch, kind, fault, cache, workers) -> None:
+    """Each fault, wherever images lie and whoever decodes them; a huge one must not take the memory of the machine."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    root = write_images(tmp_path / "set", {"a": 4, "b": 4})
+    faults = {"corrupt": b"\x89PNG\r\n\x1a\n?", "empty": b"", "huge": saved(photo((64, 64)), "PNG")}
+    (root / "b" / "2.png").write_bytes(faults[fault])
+    if kind == "shards":
+        path, name = tmp_path / "x.tar", f"b/2.png in {tmp_path}/x.tar"
+        for label, letter in enumerate("ab"):
+            for number in range(4):
+                (root / letter / f"{number}.cls").write_text(str(label))
+        pack(root, path)
+    else:
+        path = root if kind == "folder" else pack(root, tmp_path / f"set{kind}")
+        name = str(root / "b" / "2.png") if kind == "folder" else f"b/2.png in {path}"
+    more = {"name": "shards"} if kind == "shards" else {}
+    reason = {"corrupt": "", "empty": "it is empty, 0 bytes", "huge": r".*(4096|64 x 64) pixels"}[fault]
+    with pytest.raises(InputError, match=rf"^{re.escape(name)} can't be decoded: {reason}.*data\.on_error: skip"):
+        list(train_batches(path, cache, workers, **more).epoch(0))
+    train = train_batches(path, cache, workers, on_error="skip", **more)
+    assert sum(len(y) for _, y in train.epoch(0)) == (4 if cache == "memory" else 7)
+    assert train.skipped == 1 and train.skipped_files[0].startswith(name)
+    train.close()
+    data = folders(path, cache=cache, workers=workers, on_error="skip", **more)
+    evaluation = EvalBatches(open_source(data, "val", 0), data, Augment(), batch_size=3)
+    assert sum(len(y) for _, y in evaluation) == 7 and evaluation.skipped == 1
 
 
 def test_damaged_member_of_an_archive(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import io
 import pickle
 import tarfile
 import zipfile
@@ -235,6 +236,39 @@ def test_layout_that_is_not_class_folders(tmp_path: Path, kind: str) -> None:
         opened("empty")
 
 
+@pytest.mark.parametrize("kind", [".zip", ".tar"])
+@pytest.mark.parametrize("name", ["../../cat/evil.png", "/cat/evil.png", "cat/../../../evil.png"])
+def test_members_that_lead_out_of_the_archive(tmp_path: Path, kind: str, name: str) -> None:
+    """Archives are never unpacked; a name that leads out of one is passed over or refused, and writes nothing."""
+    path = pack(write_images(tmp_path / "a" / "b" / "set", {"cat": 1}), tmp_path / f"set{kind}")
+    content = (tmp_path / "a" / "b" / "set" / "cat" / "0.png").read_bytes()
+    if kind == ".zip":
+        with zipfile.ZipFile(path, "a") as archive:
+            archive.writestr(name, content)
+    else:
+        with tarfile.open(path, "a") as archive:
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            archive.addfile(info, io.BytesIO(content))
+    before = sorted(tmp_path.rglob("*"))
+    if name.startswith("/"):
+        with pytest.raises(InputError, match="evil"):
+            open_source(folders(path), "train", 0)
+    else:
+        assert values(open_source(folders(path), "train", 0)) == [0]
+    assert sorted(tmp_path.rglob("*")) == before and not Path("/cat/evil.png").exists()
+
+
+def test_a_link_in_a_tar_is_not_followed(tmp_path: Path) -> None:
+    path = pack(write_images(tmp_path / "set", {"cat": 1}), tmp_path / "set.tar")
+    with tarfile.open(path, "a") as archive:
+        for number, kind in enumerate((tarfile.SYMTYPE, tarfile.LNKTYPE)):
+            link = tarfile.TarInfo(f"cat/link{number}.png")
+            link.type, link.linkname = kind, "/etc/hostname"
+            archive.addfile(link)
+    assert values(open_source(folders(path), "train", 0)) == [0]
+
+
 def test_label_out_of_range() -> None:
     """A label of -1 or of a class too many would end in a device assertion hours later."""
     source = open_source(Data(name="digits", image_size=8), "train", 0)
@@ -294,7 +328,7 @@ def test_torch_image_folder_through_timm(tmp_path: Path) -> None:
         ({"name": "torch/cifar10", "root": "."}, r"data\.name = 'torch/cifar10': split 'train' is not found in \.:"),
         ({"name": "torch/cifar11", "root": "."}, r"data\.name = 'torch/cifar11'.*Unknown torchvision dataset cifar11"),
         ({"name": "tfds/mnist"}, r"data\.name = 'tfds/mnist': accepted .* torch/\.\.\. and hfds/"),
-        ({"name": "cifar10"}, r"data\.name = 'cifar10': accepted are \"digits\", \"folder\""),
+        ({"name": "cifar10"}, r"data\.name = 'cifar10': accepted are \"digits\", \"folder\", \"shards\""),
         ({"name": "folder", "val": "x"}, r"data\.train is missing"),
     ],
 )

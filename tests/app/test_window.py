@@ -5,16 +5,16 @@ from __future__ import annotations
 import pytest
 import torch
 
-from masksub.app.window import LossWindow
+from masksub.app.window import LossWindow, read_losses
 from masksub.core.step import StepOutput
 
 
-def step(main: float, sub: float | None, *same: bool) -> StepOutput:
+def step(main: float, sub: float | None, *same: bool) -> dict[str, float]:
     """One step whose branches give the same label where ``same`` says so."""
     logits = torch.eye(2)[torch.zeros(len(same), dtype=torch.long)]
     other = torch.eye(2)[torch.tensor([0 if each else 1 for each in same], dtype=torch.long)]
     losses = torch.tensor(main), None if sub is None else torch.tensor(sub)
-    return StepOutput(torch.tensor(main), *losses, logits, None if sub is None else other)
+    return read_losses(StepOutput(torch.tensor(main), *losses, logits, None if sub is None else other))
 
 
 def test_spread_maximum_and_agreement_by_hand() -> None:
@@ -45,6 +45,6 @@ def test_without_a_sub_branch_there_is_no_agreement() -> None:
 def test_where_only_the_sub_branch_is_trained_its_loss_is_told() -> None:
     window = LossWindow()
     for loss in (2.0, 4.0):
-        window.add(StepOutput(torch.tensor(loss), None, torch.tensor(loss), None, torch.zeros(1, 2)))
+        window.add(read_losses(StepOutput(torch.tensor(loss), None, torch.tensor(loss), None, torch.zeros(1, 2))))
     line = window.means({})
     assert line["loss_main_max"] == 4.0 and line["loss_main_std"] == pytest.approx(1.0) and "loss_main" not in line

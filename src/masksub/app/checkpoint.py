@@ -24,9 +24,10 @@ from torch import Tensor, nn
 
 from .errors import InputError
 
-__all__ = ["Checkpoint", "latest", "load_weights", "read_weights", "save"]
+__all__ = ["Checkpoint", "latest", "load_weights", "read_weights", "save", "sweep_away_unfinished"]
 
 _PREFIX = "update-"
+_WRITING = ".writing-"
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,12 @@ class Checkpoint:
 
 
 def save(
-    folder: Path, update: int, weights: dict[str, dict[str, Tensor]], training: dict[str, Any], keep: int
+    folder: Path,
+    update: int,
+    weights: dict[str, dict[str, Tensor]],
+    training: dict[str, Any],
+    keep: int,
+    flush: Callable[[], None] = lambda: None,
 ) -> Checkpoint:
     """Write a checkpoint and remove the oldest beyond ``keep``.
 
@@ -59,6 +65,7 @@ def save(
         weights: state dicts by file stem, "model" and perhaps "ema".
         training: tensors and plain values only.
         keep: how many checkpoints stay, at least 1.
+        flush: has the disk hold what must not be older than the checkpoint, such as lines of metrics.
 
     Returns:
         The checkpoint. One of the same update that is there and whole is left as it is.
@@ -69,23 +76,36 @@ def save(
     target = folder / f"{_PREFIX}{update:08d}"
     if target.exists() and damage(target) is None:
         return Checkpoint(target, update)
-    writing = folder / f".writing-{update:08d}"
+    writing = folder / f"{_WRITING}{update:08d}"
     shutil.rmtree(writing, ignore_errors=True)
-    writing.mkdir(parents=True)
-    for stem, tensors in weights.items():
-        save_file(_on_cpu(tensors), writing / f"{stem}.safetensors", metadata={"format": "pt"})
-    torch.save(training, writing / "training.pt")
-    files = {path.name: _fingerprint(path) for path in sorted(writing.iterdir())}
-    manifest = {"format": 1, "update": update, "files": files}
-    (writing / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
-    for path in (*writing.iterdir(), writing):
-        _flush(path)
-    shutil.rmtree(target, ignore_errors=True)  # a damaged one of the same update
-    writing.rename(target)
+    try:
+        writing.mkdir(parents=True)
+        for stem, tensors in weights.items():
+            save_file(_on_cpu(tensors), writing / f"{stem}.safetensors", metadata={"format": "pt"})
+        torch.save(training, writing / "training.pt")
+        files = {path.name: _fingerprint(path) for path in sorted(writing.iterdir())}
+        manifest = {"format": 1, "update": update, "files": files}
+        (writing / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
+        for path in (*writing.iterdir(), writing):
+            _flush(path)
+        flush()
+        shutil.rmtree(target, ignore_errors=True)  # a damaged one of the same update
+        writing.rename(target)
+    except BaseException as error:
+        shutil.rmtree(writing, ignore_errors=True)  # on a full disk, its room is needed
+        if isinstance(error, (safetensors.SafetensorError, RuntimeError)):  # their own words for what the disk said
+            raise OSError(_first_line(error)) from error
+        raise
     _flush(folder)
     for old in _folders(folder)[:-keep]:
         shutil.rmtree(old)
     return Checkpoint(target, update)
+
+
+def sweep_away_unfinished(folder: Path) -> None:
+    """Remove what a killed process was writing; nobody else may be writing."""
+    for path in folder.glob(f"{_WRITING}*"):
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def latest(folder: Path, tell: Callable[[str], None]) -> Checkpoint | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any, cast
 
 import timm
@@ -13,19 +13,27 @@ import torch
 from timm.loss import BinaryCrossEntropy, SoftTargetCrossEntropy
 from torch import nn
 
-from .checkpoint import read_weights
+from masksub.core.checkpointing import recomputes
+from masksub.core.methods import METHODS
+
 from .errors import InputError
-from .settings import Model, Recipe
+from .settings import Recipe
+from .weights import create_with_weights
 
 __all__ = ["create_criterion", "create_model", "create_optimizer", "create_schedule"]
 
 
-def create_model(recipe: Recipe, num_classes: int) -> nn.Module:
+def create_model(recipe: Recipe, num_classes: int, tell: Callable[[str], None] | None = None) -> nn.Module:
     """The recipe's model for its image size, channels and this number of classes, with initial weights.
+
+    Args:
+        recipe: data, model, and what concerns train.recompute.
+        num_classes: the data's classes.
+        tell: gets one line on what came from model.weights, what is new, and what was left out.
 
     Raises:
         InputError: no such model, an argument that it does not take, an image size that its patches do not divide,
-            weights that are missing, unsafe or do not fit.
+            weights that are missing, unsafe or do not fit, blocks that can't be run again (train.recompute).
     """
     data, wanted = recipe.data, recipe.model
     if not timm.is_model(wanted.name):
@@ -40,57 +48,66 @@ def create_model(recipe: Recipe, num_classes: int) -> nn.Module:
         if key in wanted.kwargs:
             raise InputError(f"model.kwargs.{key} = {wanted.kwargs[key]!r}: it is taken from {source}; leave it out")
     arguments: dict[str, Any] = {"in_chans": data.channels, "num_classes": num_classes, **wanted.kwargs}
-    if wanted.weights is not None:
-        arguments["pretrained"] = True
-        if wanted.weights != "pretrained":
-            if not Path(wanted.weights).is_file():
-                raise InputError(f"model.weights = {wanted.weights!r}: there is no such file; or say 'pretrained'")
-            # custom_load is timm's reader of numpy archives, which some models ask for whatever the file.
-            overlay = {
-                "file": wanted.weights,
-                "hf_hub_id": None,
-                "url": "",
-                "custom_load": False,
-                **_classes_of(wanted),
-            }
-            arguments["pretrained_cfg_overlay"] = overlay
-    model = _build(wanted.name, arguments, data.image_size, wanted.weights)
+
+    def build(**more: Any) -> nn.Module:
+        return _build(wanted.name, arguments, data.image_size, more)
+
+    if wanted.weights is None:
+        model = build()
+    else:
+        model = create_with_weights(build, wanted.name, wanted.weights, num_classes, tell)
     _check_patches(model, recipe)
+    if recipe.train.recompute:
+        _recompute(model, recipe)
     return model
 
 
-def _build(name: str, arguments: dict[str, Any], image_size: int, weights: str | None) -> nn.Module:
+def _build(name: str, arguments: dict[str, Any], image_size: int, more: dict[str, Any]) -> nn.Module:
     try:
         try:
-            return cast("nn.Module", timm.create_model(name, img_size=image_size, **arguments))
+            return cast("nn.Module", timm.create_model(name, img_size=image_size, **arguments, **more))
         except TypeError as error:
             if "img_size" not in str(error):
                 raise
-            return cast("nn.Module", timm.create_model(name, **arguments))  # convolutional nets take any size
-    except (TypeError, AssertionError, ValueError) as error:
+            # Convolutional nets take any size.
+            return cast("nn.Module", timm.create_model(name, **arguments, **more))
+    except Exception as error:
+        if more or not isinstance(error, (TypeError, AssertionError, ValueError, RuntimeError, OSError, KeyError)):
+            raise  # with weights, create_with_weights finds out whose mistake it is
         raise InputError(
             f"model.kwargs: timm can't build {name} with {arguments} at {image_size} px: {error}"
         ) from error
-    except (RuntimeError, OSError, KeyError) as error:
-        if weights is None:
-            raise InputError(f"model.kwargs: timm can't build {name} with {arguments}: {error}") from error
-        raise InputError(f"model.weights = {weights!r} can't be loaded into {name}: {error}") from error
 
 
-def _classes_of(wanted: Model) -> dict[str, int]:
-    """How many classes a file of weights has: with as many as the data, timm keeps its head.
+def _recompute(model: nn.Module, recipe: Recipe) -> None:
+    """Have blocks run again in backward in place of keeping their activations.
 
-    The file is read safely first, so that what timm then does with it, in any version, is safe too.
+    Raises:
+        InputError: the model has no switch for it, or the method runs both branches in one backward.
     """
-    state = read_weights(Path(str(wanted.weights)))
-    for key in ("state_dict_ema", "model_ema", "state_dict", "model"):  # as timm looks for them
-        if isinstance(state.get(key), dict):
-            state = state[key]
-            break
-    classifier = timm.get_pretrained_cfg_value(wanted.name, "classifier")  # two names for a distilled model
-    first = classifier[0] if isinstance(classifier, (tuple, list)) else classifier
-    head = state.get(f"{first}.weight")
-    return {} if head is None else {"num_classes": len(head)}
+    place, method = "train.recompute = true", METHODS[recipe.method]
+    if method.drops == "both":
+        raise InputError(f"{place}: not with method {recipe.method}, whose two branches share one backward")
+    wanted = recipe.sub
+    sub = method.branch(0.0, unit=wanted.unit, p=wanted.p, efficient=wanted.efficient, bn=wanted.bn)
+    # What runs one branch alone has one backward for it, whatever the mode.
+    if wanted.mode == "joint" and recipe.method not in ("plain", "direct-mask") and sub.inside_blocks(model):
+        raise InputError(
+            f'{place}: not with sub.mode "joint" here: {sub!r} changes what happens inside of blocks, and one backward '
+            f'for both branches can\'t know which branch a block belongs to; use sub.mode "split"'
+        )
+    if any(isinstance(each, nn.modules.batchnorm._NormBase) and each.track_running_stats for each in model.modules()):
+        raise InputError(
+            f"{place}: {recipe.model.name} has batch norm, whose running statistics would count each batch twice"
+        )
+    switch: Any = getattr(model, "set_grad_checkpointing", None)
+    try:
+        if switch is not None:
+            switch(True)
+    except (AssertionError, NotImplementedError):
+        switch = None
+    if switch is None or not recomputes(model):
+        raise InputError(f"{place}: timm's {recipe.model.name} can't run its blocks again; leave it false")
 
 
 def _check_patches(model: nn.Module, recipe: Recipe) -> None:
@@ -133,6 +150,8 @@ def create_optimizer(recipe: Recipe, model: nn.Module) -> torch.optim.Optimizer:
     except (TypeError, ValueError, AssertionError, RuntimeError) as error:
         near = difflib.get_close_matches(wanted.name, timm.optim.list_optimizers(), n=3)
         hint = f"; near names: {', '.join(near)}" if near else ""
+        if wanted.name.startswith("fused"):  # of apex, which few have
+            hint = f"; {wanted.name.removeprefix('fused')!r} is the same formula and needs no apex"
         raise InputError(f"optim.name = {wanted.name!r}, optim.kwargs = {wanted.kwargs}: {error}{hint}") from error
 
 

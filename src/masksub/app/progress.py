@@ -33,6 +33,16 @@ class Reporter:
     ) -> None:
         self.stop()
 
+    @property
+    def silent(self) -> bool:
+        """Whether another process speaks for this one."""
+        return self._silent
+
+    def silence(self) -> None:
+        """Say nothing from here on: another process speaks for all."""
+        self.stop()
+        self._silent, self._shows_bar = True, False
+
     def line(self, text: str) -> None:
         """One line of news."""
         if not (self._quiet or self._silent):

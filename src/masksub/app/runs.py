@@ -25,7 +25,15 @@ from .errors import InputError, RunBusy
 from .recipe import dump_recipe, load_recipe
 from .settings import Recipe
 
-__all__ = ["RunFolder", "as_recorded", "command_line", "differing_keys", "environment", "write_text_atomically"]
+__all__ = [
+    "RunFolder",
+    "command_line",
+    "differing_keys",
+    "differing_values",
+    "environment",
+    "told_difference",
+    "write_text_atomically",
+]
 
 
 LOCK = ".lock"
@@ -84,12 +92,53 @@ class RunFolder:
         """Whether the folder was made to the end; what a process killed before that left is made anew."""
         return (self.path / "recipe.yaml").exists()
 
-    def create(self, recipe: Recipe, classes: list[str], command: list[str]) -> None:
+    def create(self, recipe: Recipe, classes: list[str], command: list[str], processes: int = 1) -> None:
         """Write what is known before the first update."""
         self.checkpoints.mkdir(parents=True, exist_ok=True)
         write_text_atomically(self.path / "classes.json", json.dumps(classes, ensure_ascii=False, indent=0) + "\n")
-        write_text_atomically(self.path / "environment.json", json.dumps(environment(recipe, command), indent=2) + "\n")
+        facts = {**environment(recipe, command), "processes": processes, "resumed": []}
+        self._write_environment(facts)
         write_text_atomically(self.path / "recipe.yaml", dump_recipe(recipe))
+
+    def environment(self) -> dict[str, Any]:
+        """environment.json; "processes" and "resumed" are there in any case."""
+        facts = json.loads((self.path / "environment.json").read_text(encoding="utf-8"))
+        return {"processes": 1, "resumed": [], **facts}
+
+    def _write_environment(self, facts: dict[str, Any]) -> None:
+        write_text_atomically(self.path / "environment.json", json.dumps(facts, indent=2) + "\n")
+
+    def note_resumed(self, recipe: Recipe, facts: dict[str, Any]) -> None:
+        """Add to environment.json how the run goes on, and keep the recipe that is in force from here.
+
+        Args:
+            recipe: in force; what a resumed run may not change is as before.
+            facts: update, processes, exact, changed keys.
+        """
+        now = environment(recipe, command_line())
+        known = self.environment()
+        # What stayed the same is not said again.
+        other = {key: value for key, value in now.items() if value != known.get(key) and key != "seed"}
+        self._write_environment({**known, "resumed": [*known["resumed"], {**facts, **other}]})
+        if facts["changed"]:
+            write_text_atomically(self.path / "recipe.yaml", dump_recipe(recipe))
+
+    def check_metrics(self) -> None:
+        """See that metrics.jsonl can be written.
+
+        Raises:
+            InputError: it can't.
+        """
+        try:
+            self._metrics.open("a", encoding="utf-8").close()
+        except OSError as error:
+            raise InputError(f"{self._metrics} can't be written: {error.strerror or error}") from error
+
+    def flush_metrics(self) -> None:
+        """Have the disk hold all lines of metrics.jsonl."""
+        if self._metrics.exists():
+            with self._metrics.open("a", encoding="utf-8") as file:
+                os.fsync(file.fileno())
 
     def set_aside(self) -> Path:
         """Move the folder out of the way, under a name that is free, and return that name; nothing is lost."""
@@ -219,32 +268,27 @@ def _git_commit() -> str | None:
     return done.stdout.strip() or None
 
 
-def differing_keys(one: dict[str, Any], two: dict[str, Any], prefix: str = "") -> list[str]:
-    """Dotted names of the keys in which two resolved recipes differ, with both values."""
-    found: list[str] = []
+def differing_values(one: dict[str, Any], two: dict[str, Any], prefix: str = "") -> list[tuple[str, Any, Any]]:
+    """Dotted names of the keys in which two resolved recipes differ, each with both values."""
+    found: list[tuple[str, Any, Any]] = []
     for key in sorted(one.keys() | two.keys()):
         a, b = one.get(key), two.get(key)
         if isinstance(a, dict) and isinstance(b, dict):
-            found += differing_keys(a, b, f"{prefix}{key}.")
+            found += differing_values(a, b, f"{prefix}{key}.")
         elif a != b:
-            found.append(f"{prefix}{key}: {a!r} -> {b!r}")
+            found.append((f"{prefix}{key}", a, b))
     return found
 
 
-def as_recorded(recipe: Recipe, run: RunFolder) -> Recipe:
-    """The recipe with which a run was started, if this one is the same."""
-    recorded = RunFolder.existing(run.path).recipe()
-    # The run has the choices that were made when it began; others would draw other random numbers or round otherwise.
-    if recipe.model.attention == "auto":
-        recipe = recipe.changed("model", attention=recorded.model.attention)
-    if recipe.data.cache == "auto":
-        recipe = recipe.changed("data", cache=recorded.data.cache)
-    if differing := differing_keys(recorded.model_dump(), recipe.model_dump()):
-        raise InputError(
-            f"{run.path} was started with another recipe and can't be resumed with this one. "
-            f"Differing (run -> now):\n  " + "\n  ".join(differing)
-        )
-    return recorded
+def told_difference(difference: tuple[str, Any, Any]) -> str:
+    """One of ``differing_values`` for people."""
+    key, one, two = difference
+    return f"{key}: {one!r} -> {two!r}"
+
+
+def differing_keys(one: dict[str, Any], two: dict[str, Any]) -> list[str]:
+    """The keys in which two resolved recipes differ, with both values, for people."""
+    return [told_difference(each) for each in differing_values(one, two)]
 
 
 def command_line() -> list[str]:

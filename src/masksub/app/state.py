@@ -9,15 +9,16 @@ from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
-from torch import nn
+from torch import Tensor, nn
 
 from . import checkpoint as checkpoints
 from .energy import EnergyMeter
 from .errors import InputError, StoppedError
 from .progress import Reporter
+from .sharding import full_model_state, full_optimizer_state, load_full_model_state, load_full_optimizer_state
 from .window import LossWindow
 
-__all__ = ["Standing", "restore", "save"]
+__all__ = ["Standing", "restore", "snapshot"]
 
 
 class Standing:
@@ -29,13 +30,18 @@ class Standing:
     Attributes:
         update: optimizer updates that are done.
         spent: seconds in all, train_seconds, data_seconds, flops, and energy_joules where a sensor answers.
+        took: seconds of the last update.
         window: losses since the last line of metrics.
+        counts: skipped_updates, left out since something was not finite; overflowed_updates, left out by the scaler of
+            fp16; overflows_in_a_row, the last ones of these.
     """
 
     def __init__(self, energy: EnergyMeter | None) -> None:
         self.update = 0
+        self.took = 0.0
         self.spent = {"seconds": 0.0, "train_seconds": 0.0, "data_seconds": 0.0, "flops": 0.0}
         self.window = LossWindow()
+        self.counts = {"skipped_updates": 0, "overflowed_updates": 0, "overflows_in_a_row": 0}
         self.energy = energy
         if energy is not None:
             self.spent["energy_joules"] = 0.0
@@ -49,32 +55,27 @@ class Standing:
             self.spent["energy_joules"] += joules
 
 
-def save(
-    folder: Path,
-    standing: Standing,
-    *,
-    model: nn.Module,
-    ema: nn.Module | None,
-    optimizer: Any,
-    accelerator: Accelerator,
-    keep: int,
-) -> None:
-    """Write a checkpoint; the oldest beyond ``keep`` goes."""
+def snapshot(
+    standing: Standing, *, model: nn.Module, ema: nn.Module | None, optimizer: Any, accelerator: Accelerator
+) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
+    """What a checkpoint holds: state dicts of weights by file stem, and the state of training.
+
+    All processes must ask; whole tensors come to the main one. They may be those in use.
+    """
     standing.read_energy()
-    if not accelerator.is_main_process:
-        return
-    weights = {"model": model.state_dict()}
+    weights = {"model": full_model_state(model)}
     if ema is not None:
-        weights["ema"] = ema.state_dict()
+        weights["ema"] = full_model_state(ema)
     training = {
-        "optimizer": optimizer.state_dict(),
+        "optimizer": full_optimizer_state(optimizer),
         "scaler": accelerator.scaler.state_dict() if accelerator.scaler is not None else None,
         "update": standing.update,
-        "spent": standing.spent,
+        "spent": dict(standing.spent),
         "window": standing.window.state(),
+        "counts": dict(standing.counts),
         "processes": accelerator.num_processes,
     }
-    checkpoints.save(folder, standing.update, weights, training, keep=keep)
+    return weights, training
 
 
 def restore(
@@ -86,6 +87,7 @@ def restore(
     optimizer: Any,
     accelerator: Accelerator,
     reporter: Reporter,
+    approximate: bool = False,
 ) -> Path | None:
     """Bring back the last whole checkpoint.
 
@@ -105,17 +107,26 @@ def restore(
             )
         return None
     state = last.training_state()
-    if state["processes"] != accelerator.num_processes:
+    if state["processes"] != accelerator.num_processes and not approximate:
         raise InputError(
-            f"{folder.parent} was trained by {state['processes']} processes and can't go on exactly with "
-            f"{accelerator.num_processes}; start as many"
+            f"{last.path} was written by {state['processes']} process(es) and can't be gone on with exactly by "
+            f"{accelerator.num_processes}; start as many, or go on with --resume --approximate"
         )
-    checkpoints.load_weights(model, last.path / "model.safetensors")
+    _load(model, last.path / "model.safetensors")
     if ema is not None:
-        checkpoints.load_weights(ema, last.path / "ema.safetensors")
-    optimizer.load_state_dict(state["optimizer"])
-    if accelerator.scaler is not None:
+        _load(ema, last.path / "ema.safetensors")
+    load_full_optimizer_state(optimizer, state["optimizer"])
+    if accelerator.scaler is not None and state["scaler"] is not None:  # None: it went on in another precision
         accelerator.scaler.load_state_dict(state["scaler"])
     standing.update, standing.spent = state["update"], state["spent"]
+    standing.counts.update(state.get("counts", {}))
     standing.window = LossWindow(**state["window"])
     return last.path
+
+
+def _load(model: nn.Module, path: Path) -> None:
+    state = checkpoints.read_weights(path)
+    try:
+        load_full_model_state(model, state)
+    except (RuntimeError, TypeError, AttributeError) as error:
+        raise InputError(f"{path} does not fit {type(model).__name__}: {error}") from error

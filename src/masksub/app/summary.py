@@ -38,7 +38,7 @@ def summarise(
     """
     standing.read_energy()
     spent, energy = standing.spent, standing.energy
-    images = standing.update * recipe.train.batch_size * recipe.train.accumulate * processes
+    images = standing.update * recipe.train.batch_size * recipe.train.parts(processes) * processes
     memory, memory_of = peak_bytes(device)
     return {
         "method": recipe.method,
@@ -50,6 +50,8 @@ def summarise(
         "images": images,
         "parameters": parameters,
         **{key: round(value, 3) for key, value in spent.items()},
+        "skipped_updates": standing.counts["skipped_updates"],
+        "overflowed_updates": standing.counts["overflowed_updates"],
         "images_per_second": round(images / spent["train_seconds"], 1),
         "data_wait_share": round(spent["data_seconds"] / spent["train_seconds"], 4),
         **({"energy_of": energy.name} if energy and "energy_joules" in spent else {}),

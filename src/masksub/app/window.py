@@ -9,10 +9,20 @@ import torch
 
 from masksub.core.step import StepOutput
 
-__all__ = ["BRANCHES", "LossWindow"]
+__all__ = ["BRANCHES", "LossWindow", "read_losses"]
 
 BRANCHES = {"loss_main": "main", "loss_sub": "sub"}
 """Field of a step's output -> the branch's name for people."""
+
+
+def read_losses(out: StepOutput) -> dict[str, float]:
+    """Losses of a step as numbers, and the branches' agreement; here training waits for the accelerator."""
+    losses = {"loss": out.loss, "loss_main": out.loss_main, "loss_sub": out.loss_sub}
+    present = {key: value.float() for key, value in losses.items() if value is not None}
+    if out.logits is not None and out.sub_logits is not None:
+        same = out.logits.argmax(dim=-1) == out.sub_logits.argmax(dim=-1)
+        present["agreement"] = 100 * same.float().mean()
+    return dict(zip(present, torch.stack(list(present.values())).tolist()))
 
 
 class LossWindow:
@@ -30,26 +40,14 @@ class LossWindow:
         self.last: dict[str, float] = {}
         self.gradient_norm: float | None = None
 
-    def add(self, out: StepOutput) -> None:
-        """Add one step; the one place where training waits for the accelerator."""
-        losses = {"loss": out.loss, "loss_main": out.loss_main, "loss_sub": out.loss_sub}
-        present = {key: value.float() for key, value in losses.items() if value is not None}
-        if out.logits is not None and out.sub_logits is not None:
-            same = out.logits.argmax(dim=-1) == out.sub_logits.argmax(dim=-1)
-            present["agreement"] = 100 * same.float().mean()
-        self.last = dict(zip(present, torch.stack(list(present.values())).tolist()))
+    def add(self, losses: dict[str, float]) -> None:
+        """Add one step, see ``read_losses``."""
+        self.last = losses
         self.count += 1
-        trained = self.last.get("loss_main", self.last["loss"])
+        trained = losses.get("loss_main", losses["loss"])
         self.largest = max(self.largest, trained)
-        for key, value in (*self.last.items(), ("squared", trained * trained)):
+        for key, value in (*losses.items(), ("squared", trained * trained)):
             self.sums[key] = self.sums.get(key, 0.0) + value
-
-    def not_finite(self) -> str | None:
-        """The branch whose loss is not a number, if any, since the last line of metrics."""
-        for key, name in BRANCHES.items():
-            if not math.isfinite(self.sums.get(key, 0.0)):
-                return f"{name} branch"
-        return None
 
     def state(self) -> dict[str, Any]:
         """Arguments that make an equal window."""

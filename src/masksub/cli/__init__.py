@@ -8,14 +8,14 @@ from __future__ import annotations
 import sys
 
 try:
-    from . import runs, studies
+    from . import planning, runs, studies
     from .options import app
 except ImportError as error:
     if error.name != "typer":
         raise
     sys.exit("the masksub command needs more than the library: pip install 'masksub[app]'")
 
-__all__ = ["app", "main", "runs", "studies"]
+__all__ = ["app", "main", "planning", "runs", "studies"]
 
 
 def main() -> None:

@@ -40,6 +40,9 @@ def train(
         Path | None, typer.Option("--out", help="The run folder; runs/RECIPE-METHOD-sSEED if not given.")
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint.")] = False,
+    approximate: Annotated[
+        bool, typer.Option("--approximate", help="With --resume: also with other processes, precision or paths.")
+    ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Start anew; the old folder is set aside.")] = False,
     quiet: QuietOption = False,
     as_json: JsonOption = False,
@@ -53,7 +56,11 @@ def train(
 
     settings, folder = _recipe_and_folder(recipe, overrides or [], run, resume=resume)
     reporter = Reporter(quiet=quiet or as_json)
-    summary = run_training(settings, folder, resume=resume, overwrite=overwrite, reporter=reporter)
+    summary = run_training(
+        settings, folder, resume=resume, approximate=approximate, overwrite=overwrite, reporter=reporter
+    )
+    if reporter.silent:  # one process speaks for all
+        return
     final = summary["final"]
     print_result(
         summary,

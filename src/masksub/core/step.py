@@ -21,7 +21,7 @@ from torch.nn.parallel import DistributedDataParallel
 from .branches import Branch
 from .checkpointing import recomputes
 from .loss import TargetKind, relaxed_target, soft_loss, soft_loss_like
-from .wrappers import unwrap_parallel, without_gradient_sync
+from .wrappers import sharded_modules, unwrap_parallel, without_gradient_sync
 
 __all__ = ["StepOutput", "TwoBranchStep"]
 
@@ -49,7 +49,7 @@ class TwoBranchStep:
 
     Args:
         model: a classifier whose output is a tensor (B, C) or an object with ``.logits``. May be wrapped in
-            DistributedDataParallel or ``torch.compile``.
+            DistributedDataParallel or ``torch.compile``, or sharded by ``fully_shard`` (FSDP2).
         criterion: the recipe's loss, ``criterion(logits, y) -> scalar``; y is whatever it takes (labels, soft labels).
         sub: what the sub branch changes, for example ``MaskSub(0.5)`` or ``MaskSub(0.5) + PathSub(0.1)``. With
             ``CoSub`` both branches are drawn, and each learns from the other.
@@ -136,8 +136,8 @@ class TwoBranchStep:
         """Run both branches and their backward.
 
         Side effects: gradients are added to the parameters'; batch-norm statistics see both branches; dropout and
-        masks draw random numbers, main branch first. Under DistributedDataParallel gradients are reduced once, in the
-        last backward.
+        masks draw random numbers, main branch first. Under DistributedDataParallel and ``fully_shard`` gradients are
+        reduced once, in the last backward.
 
         Args:
             x: the model's input, batch first: one tensor, or a mapping of keyword arguments.
@@ -152,7 +152,12 @@ class TwoBranchStep:
         """
         backward = torch.Tensor.backward if backward is None else backward
         if not self.runs_sub or self.sub.mutual or (self.mode == "joint" and self.runs_main):
-            return _detached(backward, self._joint(x, y, keep, generator))
+            cuts = _Cuts() if self.runs_sub and sharded_modules(self.model) else None
+            out = self._joint(x, y, keep, generator, cuts)
+            backward(out.loss)
+            if cuts is not None:
+                cuts.backward(self.model)
+            return _detached(out)
 
         loss_main = logits = None
         if self.runs_main:
@@ -174,18 +179,23 @@ class TwoBranchStep:
     def loss(
         self, x: Any, y: Tensor, *, keep: Tensor | None = None, generator: torch.Generator | None = None
     ) -> Tensor:
-        """The joint loss L of both branches with its graph, without backward; arguments as for the step itself."""
+        """The joint loss L of both branches with its graph, without backward; arguments as for the step itself.
+
+        Under ``fully_shard`` one backward of it reduces gradients twice, once for each branch; the step itself doesn't.
+        """
         return self._joint(x, y, keep, generator).loss
 
-    def _joint(self, x: Any, y: Tensor, keep: Tensor | None, generator: torch.Generator | None) -> StepOutput:
-        """Both forwards; the tensors of the result carry their graph."""
+    def _joint(
+        self, x: Any, y: Tensor, keep: Tensor | None, generator: torch.Generator | None, cuts: _Cuts | None = None
+    ) -> StepOutput:
+        """Both forwards; the tensors of the result carry their graph, up to the logits where these are cut."""
         if self.sub.mutual and self.runs_sub:
-            return self._mutual(x, y, generator)
+            return self._mutual(x, y, generator, cuts)
         if self.runs_sub and recomputes(self.model) and self.sub.inside_blocks(self.model):
             self._refuse_recomputing()
         loss_main = logits = loss_sub = sub_logits = None
         if self.runs_main:
-            loss_main, logits = self._main(self.model, x, y)
+            loss_main, logits = self._main(self.model, x, y, cuts)
             if not self.runs_sub:
                 return StepOutput(loss_main, loss_main, None, logits, None)
         # With both branches in one backward, DistributedDataParallel may see one forward only: a second one would
@@ -193,19 +203,21 @@ class TwoBranchStep:
         # sees must carry gradient: it prepares the reduction.
         model = unwrap_parallel(self.model) if self.runs_main and self.weight < 1 else self.model
         target = y if logits is None else self._target(logits, y)
-        loss_sub, sub_logits = self._sub(model, x, target, keep, generator)
+        with self.sub.applied(model, keep=keep, generator=generator):
+            sub_logits = _logits(model, x, cuts)
+        loss_sub = self._sub_criterion(sub_logits, target)
         if self.weight == 1 or loss_main is None:
             return StepOutput(loss_sub, loss_main, loss_sub, logits, sub_logits)
         loss = (1 - self.weight) * loss_main + self.weight * loss_sub
         return StepOutput(loss, loss_main, loss_sub, logits, sub_logits)
 
-    def _mutual(self, x: Any, y: Tensor, generator: torch.Generator | None) -> StepOutput:
+    def _mutual(self, x: Any, y: Tensor, generator: torch.Generator | None, cuts: _Cuts | None) -> StepOutput:
         """Both branches drawn from ``sub``, each learning from the labels and from the other (see ``CoSub``)."""
         self._refuse_recomputing()
         both = []
         for model in (self.model, unwrap_parallel(self.model)):  # DistributedDataParallel sees one, as in _joint
             with self.sub.applied(model, generator=generator):
-                both.append(_logits(model, x))
+                both.append(_logits(model, x, cuts))
         (one, two), criterion = both, self._sub_criterion
         loss_main = (self.criterion(one, y) + self.criterion(two, y)) / 2
         loss_sub = (criterion(one, self._target(two, y)) + criterion(two, self._target(one, y))) / 2
@@ -220,24 +232,44 @@ class TwoBranchStep:
                 f"step.loss), or turn gradient checkpointing off"
             )
 
-    def _main(self, model: nn.Module, x: Any, y: Tensor) -> tuple[Tensor, Tensor]:
+    def _main(self, model: nn.Module, x: Any, y: Tensor, cuts: _Cuts | None = None) -> tuple[Tensor, Tensor]:
         # With weight 1 the main branch is a teacher only.
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.weight < 1):
-            logits = _logits(model, x)
+            logits = _logits(model, x, cuts)
             return self.criterion(logits, y), logits
-
-    def _sub(
-        self, model: nn.Module, x: Any, target: Tensor, keep: Tensor | None, generator: torch.Generator | None
-    ) -> tuple[Tensor, Tensor]:
-        with self.sub.applied(model, keep=keep, generator=generator):
-            sub_logits = _logits(model, x)
-        return self._sub_criterion(sub_logits, target), sub_logits
 
     def _target(self, logits: Tensor, y: Tensor) -> Tensor:
         return y if self._kind is None else relaxed_target(logits, self._kind)
 
 
-def _logits(model: nn.Module, x: Any) -> Tensor:
+class _Cuts:
+    """Logits cut off from their graphs, so that one loss of both branches can go back through them one by one.
+
+    In one backward through two forwards, a module sharded by ``fully_shard`` would reduce its gradient after each.
+    """
+
+    def __init__(self) -> None:
+        self._pairs: list[tuple[Tensor, Tensor]] = []
+
+    def cut(self, logits: Tensor) -> Tensor:
+        """The same values as a leaf, which takes the gradient of the loss."""
+        if not logits.requires_grad:
+            return logits
+        leaf = logits.detach().requires_grad_()
+        self._pairs.append((logits, leaf))
+        return leaf
+
+    def backward(self, model: nn.Module) -> None:
+        """From the logits on, after the backward of the loss; gradients are reduced in the last one."""
+        *before, last = reversed(self._pairs)
+        with without_gradient_sync(model):
+            for logits, leaf in before:
+                logits.backward(leaf.grad)
+        logits, leaf = last
+        logits.backward(leaf.grad)
+
+
+def _logits(model: nn.Module, x: Any, cuts: _Cuts | None = None) -> Tensor:
     output = model(**x) if isinstance(x, Mapping) else model(x)
     logits = getattr(output, "logits", output)
     if not isinstance(logits, Tensor):
@@ -245,11 +277,10 @@ def _logits(model: nn.Module, x: Any) -> Tensor:
             f"{type(model).__name__} returned {type(output).__name__}; a two-branch step needs a tensor of logits or "
             f"an object with .logits"
         )
-    return logits
+    return logits if cuts is None else cuts.cut(logits)
 
 
-def _detached(backward: Callable[[Tensor], Any], out: StepOutput) -> StepOutput:
-    backward(out.loss)
+def _detached(out: StepOutput) -> StepOutput:
     return StepOutput(
         out.loss.detach(),
         *(None if t is None else t.detach() for t in (out.loss_main, out.loss_sub, out.logits, out.sub_logits)),

@@ -1,8 +1,9 @@
 """Images in, normalised batches out: where they come from, how they are decoded, held, augmented and ordered."""
 
 from masksub.app.data.augment import normalise
-from masksub.app.data.batches import EvalBatches, TrainBatches
+from masksub.app.data.batches import TrainBatches
 from masksub.app.data.decode import ImageError, load_image, prepare
+from masksub.app.data.eval_batches import EvalBatches
 from masksub.app.data.sources import Source, open_data, open_path, open_source
 
 __all__ = [

@@ -1,7 +1,7 @@
 """Files inside a .zip or .tar, listed once and read one at a time, without unpacking.
 
-Nothing is ever written to disk. Each read opens the archive anew and goes straight to the member, so there is no
-handle whose position threads or forked processes could disturb, and archives can be pickled.
+Nothing is ever written to disk. The archive stays open, and each read says from where, so there is no position that
+threads or forked processes could disturb; archives can be pickled.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import Any
 
 import psutil
 
+from masksub.app.data.handles import Handles
 from masksub.app.errors import InputError
 
 __all__ = ["ARCHIVE_SUFFIXES", "TarArchive", "ZipArchive", "open_archive"]
@@ -49,6 +50,7 @@ class ZipArchive:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._handles = Handles(limit=1)
         with zipfile.ZipFile(path) as archive:
             infos = archive.infolist()
         for info in infos:
@@ -69,14 +71,13 @@ class ZipArchive:
             OSError: the member is damaged.
         """
         info = self._infos[name]
-        with self.path.open("rb") as file:
-            file.seek(info.header_offset)
-            header = file.read(30)
-            if header[:4] != b"PK\x03\x04":
-                raise OSError("its header in the archive is damaged")
-            # The local name and extra field may be longer than those of the directory at the end.
-            file.seek(int.from_bytes(header[26:28], "little") + int.from_bytes(header[28:30], "little"), 1)
-            data = file.read(info.compress_size)
+        header = self._handles.read(self.path, info.header_offset, 30)
+        if header[:4] != b"PK\x03\x04" or len(header) < 30:
+            raise OSError("its header in the archive is damaged")
+        # The local name and extra field may be longer than those of the directory at the end.
+        start = info.header_offset + 30
+        start += int.from_bytes(header[26:28], "little") + int.from_bytes(header[28:30], "little")
+        data = self._handles.read(self.path, start, info.compress_size)
         if info.compress_type == zipfile.ZIP_DEFLATED:
             try:
                 data = zlib.decompressobj(-zlib.MAX_WBITS).decompress(data, info.file_size)
@@ -95,6 +96,7 @@ class TarArchive:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._handles = Handles(limit=1)
         self._spans: dict[str, tuple[int, int]] = {}
         self._content: bytearray | None = None if path.name.lower().endswith(".tar") else bytearray()
         room = psutil.virtual_memory().available // 2
@@ -138,9 +140,7 @@ class TarArchive:
         start, size = self._spans[name]
         if self._content is not None:
             return bytes(self._content[start : start + size])
-        with self.path.open("rb") as file:
-            file.seek(start)
-            data = file.read(size)
+        data = self._handles.read(self.path, start, size)
         if len(data) != size:
             raise OSError("the archive ends inside it")
         return data

@@ -53,7 +53,9 @@ def load_image(file: str | Path | bytes, channels: int, where: str | None = None
             image.load()
             return to_channels(image, channels)
     except Exception as error:  # PIL raises nearly anything at a damaged file
-        raise ImageError(f"{where} can't be decoded: {_reason(error)}") from error
+        size = len(file) if isinstance(file, bytes) else _size(file)
+        reason = "it is empty, 0 bytes" if size == 0 else _reason(error)
+        raise ImageError(f"{where} can't be decoded: {reason}") from error
 
 
 def to_channels(image: Image.Image, channels: int) -> Image.Image:
@@ -97,6 +99,13 @@ def evaluation_transform(size: int, test_crop: float) -> Callable[[Image.Image],
         (size, size), is_training=False, interpolation="bicubic", crop_pct=test_crop, normalize=False
     )
     return transform
+
+
+def _size(file: str | Path) -> int | None:
+    try:
+        return Path(file).stat().st_size
+    except OSError:
+        return None
 
 
 def _reason(error: Exception) -> str:

@@ -15,46 +15,14 @@ import torch
 from torch import Tensor
 
 from masksub.app.data.decode import ImageError, prepare
+from masksub.app.data.skips import Skips
 from masksub.app.data.sources import Source
 from masksub.app.errors import InputError
 from masksub.app.settings import Data
 
-__all__ = ["Skips", "choose_holding", "hold"]
+__all__ = ["Holding", "choose_holding", "hold"]
 
 Holding = Literal["memory", "device", "none"]
-
-
-class Skips:
-    """Counts the images that could not be decoded; ends the run where the recipe says so."""
-
-    def __init__(self, data: Data) -> None:
-        self._data = data
-        self._indices: set[int] = set()
-        self.first: list[str] = []
-        """What was wrong with the first ten, each with its file."""
-
-    def __len__(self) -> int:
-        return len(self._indices)
-
-    def add(self, index: int, message: str) -> None:
-        """Take note of a damaged image; one that is met again counts once.
-
-        Raises:
-            InputError: damaged images stop the run, or there are more than ``data.max_skipped``.
-        """
-        if self._data.on_error == "stop":
-            raise InputError(f"{message}. Repair or remove it, or set data.on_error: skip")
-        if index in self._indices:
-            return
-        self._indices.add(index)
-        if len(self.first) < 10:
-            self.first.append(message)
-        if len(self) > self._data.max_skipped:
-            listed = "; ".join(self.first[:3])
-            raise InputError(
-                f"{len(self)} images can't be decoded, more than data.max_skipped = {self._data.max_skipped}: {listed}"
-                f"{'; ...' if len(self) > 3 else ''}"
-            )
 
 
 def choose_holding(count: int, data: Data, device: torch.device, per_image: bool) -> Holding:

@@ -1,10 +1,11 @@
-"""Where images come from: one small interface over class folders, archives, the embedded digits and timm's names.
+"""Where images come from: one small interface over class folders, archives, tar shards, the digits and timm's names.
 
 Opening lists names and labels; no image is decoded until ``read``.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -14,6 +15,7 @@ from PIL import Image
 
 from masksub.app.data.decode import to_channels
 from masksub.app.data.files import ClassFolders
+from masksub.app.data.shards import Shards
 from masksub.app.data.timm_names import TimmDataset
 from masksub.app.errors import InputError
 from masksub.app.seeds import generator
@@ -26,7 +28,11 @@ DIGITS_TEST = 500
 
 
 class Source(Protocol):
-    """Labelled images. It can be read by several threads, and pickled."""
+    """Labelled images. It can be read by several threads, and pickled.
+
+    A source may also have ``shards``, (N,) int64, the file in which each image lies where reading from many files at a
+    time is slow (see ``order``), and ``problems``, messages about what can't be used of it.
+    """
 
     name: str
     """Path or data set name, for messages."""
@@ -81,6 +87,9 @@ class View:
     def __init__(self, source: Source, indices: torch.Tensor, labels: torch.Tensor, classes: list[str]) -> None:
         self._source, self._indices = source, indices
         self.name, self.labels, self.classes = source.name, labels, classes
+        shards: torch.Tensor | None = getattr(source, "shards", None)
+        self.shards = None if shards is None else shards[indices]
+        self.problems: list[str] = getattr(source, "problems", [])
 
     def __len__(self) -> int:
         return len(self._indices)
@@ -94,7 +103,9 @@ class View:
         return self._source.where(int(self._indices[index]))
 
 
-def open_source(data: Data, which: Literal["train", "val"], seed: int) -> Source:
+def open_source(
+    data: Data, which: Literal["train", "val"], seed: int, progress: Callable[[int, int], None] | None = None
+) -> Source:
     """Open the training or validation images of a recipe; none is decoded.
 
     Args:
@@ -102,6 +113,7 @@ def open_source(data: Data, which: Literal["train", "val"], seed: int) -> Source
         which: "train" or "val". With ``data.train_images`` the subset is drawn by ``seed``; with ``data.val_images``
             it is the same for all seeds, so that runs are judged on the same images. Neither is stratified by class.
         seed: the recipe's seed.
+        progress: called with (done, total) while the headers of tar shards are read, the first time.
 
     Raises:
         InputError: nothing there, or not what is accepted.
@@ -117,12 +129,14 @@ def open_source(data: Data, which: Literal["train", "val"], seed: int) -> Source
         source = ClassFolders(path, data.channels, key=f"data.{key}")
         if data.val_share is not None:
             source = _held_out(source, data.val_share, which)
+    elif data.name == "shards":
+        source = _shards(data, which, progress)
     elif "/" in data.name:
         source = TimmDataset(data.name, data.root, data.train_split if which == "train" else data.val_split, data)
     else:
         raise InputError(
-            f'data.name = {data.name!r}: accepted are "digits", "folder", and names of timm\'s data layer such as '
-            f'"torch/cifar10" and "hfds/NAME"'
+            f'data.name = {data.name!r}: accepted are "digits", "folder", "shards", and names of timm\'s data layer '
+            f'such as "torch/cifar10" and "hfds/NAME"'
         )
     check_labels(source, len(source.classes))
     count = data.train_images if which == "train" else data.val_images
@@ -133,6 +147,15 @@ def open_source(data: Data, which: Literal["train", "val"], seed: int) -> Source
     place = ("train images", seed) if which == "train" else ("val images",)
     chosen = torch.randperm(len(source), generator=generator(*place))[:count].sort().values
     return View(source, chosen, source.labels[chosen], source.classes)
+
+
+def _shards(data: Data, which: Literal["train", "val"], progress: Callable[[int, int], None] | None) -> Shards:
+    (path, key), other = (data.train, "data.train"), (data.val, "data.val")
+    if which == "val":
+        (path, key), other = other, (path, key)
+    if path is None:
+        raise InputError(f'{key} is missing: data.name "shards" needs tar shards')
+    return Shards(path, data, key, None if other[0] is None else (other[0], other[1]), progress)
 
 
 def _held_out(source: Source, share: float, which: Literal["train", "val"]) -> Source:
@@ -147,13 +170,15 @@ def _held_out(source: Source, share: float, which: Literal["train", "val"]) -> S
     return View(source, chosen, source.labels[chosen], source.classes)
 
 
-def open_data(data: Data, seed: int) -> tuple[Source, Source]:
+def open_data(data: Data, seed: int, progress: Callable[[int, int], None] | None = None) -> tuple[Source, Source]:
     """Open training and validation images, the labels of both being indices of the training classes.
+
+    ``progress`` is as for ``open_source``.
 
     Raises:
         InputError: as ``open_source``, or validation has classes that training lacks. The other way round is accepted.
     """
-    train, val = open_source(data, "train", seed), open_source(data, "val", seed)
+    train, val = open_source(data, "train", seed, progress), open_source(data, "val", seed, progress)
     return train, _relabelled(val, train.classes, f"the training data {train.name}")
 
 
@@ -189,11 +214,12 @@ def check_labels(source: Source, num_classes: int) -> None:
 def _relabelled(source: Source, classes: list[str], owner: str) -> Source:
     if source.classes == classes:
         return source
-    unknown = [name for name in source.classes if name not in classes]
+    number = {name: label for label, name in enumerate(classes)}
+    unknown = [name for name in source.classes if name not in number]
     if unknown:
         raise InputError(
             f"{source.name} has {len(unknown)} class(es) that {owner} lacks: {', '.join(map(repr, unknown[:5]))}; "
             f"accepted are {', '.join(map(repr, classes[:10]))}{', ...' if len(classes) > 10 else ''}"
         )
-    translate = torch.tensor([classes.index(name) for name in source.classes])
+    translate = torch.tensor([number[name] for name in source.classes])
     return View(source, torch.arange(len(source)), translate[source.labels], classes)

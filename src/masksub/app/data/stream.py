@@ -5,8 +5,13 @@ Shape letters: B batch, C channels, S side.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import contextlib
+import re
+import signal
+import threading
+from collections.abc import Callable, Iterable, Iterator
 from functools import cached_property
+from typing import Any
 
 import torch
 from PIL import Image
@@ -15,80 +20,183 @@ from torch.utils.data import DataLoader, Dataset
 
 from masksub.app.data.augment import image_transform, seeded
 from masksub.app.data.decode import ImageError, evaluation_transform
-from masksub.app.data.held import Skips
+from masksub.app.data.skips import Skips
 from masksub.app.data.sources import Source
+from masksub.app.errors import StoppedError
 from masksub.app.seeds import mix
 from masksub.app.settings import Augment, Data
 
-__all__ = ["Images", "stream"]
+__all__ = ["Images", "Place", "Stream"]
+
+Place = tuple[int, int, int]
+"""Index of the image, epoch, and number of the copy in it."""
 
 
 class Images(Dataset[tuple[int, Tensor | str]]):
-    """Images by index, augmented; a message in place of one that can't be decoded.
+    """Images by place, augmented; a message in place of one that can't be decoded.
 
-    The augmentation of an image depends on (seed, epoch, index) alone: not on the worker, nor on what came before.
+    The augmentation of an image depends on (seed, epoch, index, copy) alone: not on the worker, nor on what came
+    before.
 
     Args:
         source: the images.
         data: the recipe's data.
         augment: the recipe's augmentation.
-        place: seed and epoch of the augmentation; None for evaluation.
+        seed: of the augmentation; None for evaluation.
     """
 
-    def __init__(self, source: Source, data: Data, augment: Augment, place: tuple[int, int] | None) -> None:
-        self.source, self._data, self._augment, self._place = source, data, augment, place
+    def __init__(self, source: Source, data: Data, augment: Augment, seed: int | None) -> None:
+        self.source, self._data, self._augment, self._seed = source, data, augment, seed
 
     @cached_property
     def _transform(self) -> Callable[[Image.Image], Tensor]:
         # Made where it is used: transforms need not be pickled for the workers.
-        if self._place is None:
+        if self._seed is None:
             return evaluation_transform(self._data.image_size, self._augment.test_crop)
         return image_transform(self._data, self._augment)
 
-    def __getitem__(self, index: int) -> tuple[int, Tensor | str]:
+    def __getitem__(self, place: Place) -> tuple[int, Tensor | str]:
+        index, epoch, copy = place
         try:
             image = self.source.read(index)
         except ImageError as error:
             return index, str(error)
-        if self._place is None:
+        if self._seed is None:
             return index, self._transform(image)
-        seed, epoch = self._place
-        with seeded(mix(seed, "augment", epoch, index)):
+        # The first copy is augmented as without repeats.
+        parts = (epoch, index, copy) if copy else (epoch, index)
+        with seeded(mix(self._seed, "augment", *parts)):
             return index, self._transform(image)
 
 
-def stream(
-    images: Images, batches: list[list[int]], data: Data, skips: Skips, device: torch.device
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Batches of images in the given order, decoded by ``data.workers`` processes (0: in this one).
+class _Plan:
+    """The batches that a loader is to make next; a loader that is kept gets new ones in each epoch."""
+
+    batches: Iterable[list[Place]] = ()
+
+    def __iter__(self) -> Iterator[list[Place]]:
+        return iter(self.batches)
+
+
+class Stream:
+    """Batches in a given order, decoded by ``data.workers`` processes (0: in this one).
+
+    Workers live on from one epoch to the next if ``keep``, else end with it. They end where an epoch is broken off.
+    SIGINT and SIGTERM, which a terminal or a scheduler sends to all processes, don't end them: the process that trains
+    decides when.
 
     Args:
         images: the images.
-        batches: indices of each batch.
         data: ``workers``.
         skips: is told of images that can't be decoded; their batch is smaller by so many.
         device: where batches go.
-
-    Yields:
-        Pixels (B, C, S, S) on the device, of the transform's type; labels int64 (B,). B is 0 where nothing of a batch
-        could be decoded.
-
-    Raises:
-        InputError: see ``Skips.add``.
+        keep: let workers live on.
     """
-    loader: DataLoader[tuple[int, Tensor | str]] = DataLoader(
-        images,
-        batch_sampler=batches,
-        num_workers=data.workers,
-        collate_fn=_collate,
-        pin_memory=device.type == "cuda",
-        generator=torch.Generator(),  # without one, the loader draws from the global generator
-    )
-    for indices, pixels, failures in loader:
-        for index, message in failures:
-            skips.add(index, message)
-        labels = images.source.labels[indices]
-        yield pixels.to(device, non_blocking=True), labels.to(device, non_blocking=True)
+
+    def __init__(self, images: Images, data: Data, skips: Skips, device: torch.device, *, keep: bool = False) -> None:
+        self._images, self._workers, self._skips, self._device = images, data.workers, skips, device
+        self._keep = keep and data.workers > 0
+        self._idle: _Loader | None = None
+
+    def batches(self, plan: Iterable[list[Place]]) -> Iterator[tuple[Tensor, Tensor]]:
+        """Decode in this order.
+
+        Args:
+            plan: places of each batch.
+
+        Yields:
+            Pixels (B, C, S, S) on the device, of the transform's type; labels int64 (B,). B is 0 where nothing of a
+            batch could be decoded.
+
+        Raises:
+            InputError: see ``Skips.add``.
+            StoppedError: a worker was killed.
+        """
+        loader, self._idle = self._idle, None  # so that two epochs at a time get one each
+        if loader is None:
+            loader = _Loader(self._images, self._workers, self._keep, pin=self._device.type == "cuda")
+        whole = False
+        try:
+            for indices, pixels, failures in loader.run(plan):
+                for index, message in failures:
+                    self._skips.add(index, message)
+                labels = self._images.source.labels[indices]
+                yield pixels.to(self._device, non_blocking=True), labels.to(self._device, non_blocking=True)
+            whole = True
+        finally:
+            if whole and self._keep and self._idle is None:
+                self._idle = loader
+            else:
+                loader.close()
+
+    def close(self) -> None:
+        """End the workers that were kept."""
+        if self._idle is not None:
+            self._idle.close()
+            self._idle = None
+
+
+class _Loader:
+    """torch's loader with workers that a signal to the group does not end, and whose death is told in plain words."""
+
+    def __init__(self, images: Images, workers: int, keep: bool, *, pin: bool) -> None:
+        self._plan, self._workers = _Plan(), workers
+        self._iterator: Any = None
+        self._loader: DataLoader[tuple[int, Tensor | str]] = DataLoader(
+            images,
+            batch_sampler=self._plan,
+            num_workers=workers,
+            collate_fn=_collate,
+            pin_memory=pin,
+            generator=torch.Generator(),  # without one, the loader draws from the global generator
+            worker_init_fn=_ignore_signals,
+            persistent_workers=keep,
+        )
+
+    def run(self, plan: Iterable[list[Place]]) -> Iterator[tuple[Tensor, Tensor, list[tuple[int, str]]]]:
+        self._plan.batches = plan
+        try:
+            with _own_child_signals():
+                self._iterator = iter(self._loader)
+            yield from self._iterator
+        except RuntimeError as error:
+            if not re.search(r"DataLoader worker \(pid", str(error)):
+                raise
+            raise StoppedError(
+                f"a process that decodes images was killed ({error}). Often the memory ran out: try fewer than "
+                f"data.workers = {self._workers}, or give the machine or container more memory and shared memory "
+                f"(/dev/shm)"
+            ) from error
+
+    def close(self) -> None:
+        # What an error's traceback holds on to would not be collected, and its workers would go on.
+        shut_down = getattr(self._iterator, "_shutdown_workers", None)
+        if shut_down is not None:
+            shut_down()
+        self._iterator = None
+
+
+@contextlib.contextmanager
+def _own_child_signals() -> Iterator[None]:
+    """Take back torch's handler of SIGCHLD: it raises wherever this process is just then, as in an optimizer step.
+
+    That a worker is gone is noticed without it, within seconds of waiting for its batch.
+    """
+    signum = getattr(signal, "SIGCHLD", None)
+    if signum is None or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.getsignal(signum)
+    try:
+        yield
+    finally:
+        if before is not None:
+            signal.signal(signum, before)
+
+
+def _ignore_signals(worker: int) -> None:
+    for signum in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(signum, signal.SIG_IGN)
 
 
 def _collate(samples: list[tuple[int, Tensor | str]]) -> tuple[Tensor, Tensor, list[tuple[int, str]]]:

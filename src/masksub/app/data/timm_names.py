@@ -26,7 +26,11 @@ _EVAL = {"val", "valid", "validation", "eval", "evaluation", "test"}
 
 
 class TimmDataset:
-    """A data set with random access from timm's data layer; nothing is downloaded for "torch/" names."""
+    """A data set with random access from timm's data layer.
+
+    Nothing is downloaded for "torch/" names. After "hfds/" comes a name of the Hugging Face hub, or the path of a
+    folder of parquet files ("hfds//data/pets", "hfds/./pets"); needed are the columns "image" and "label".
+    """
 
     def __init__(self, name: str, root: str | None, split: str, data: Data) -> None:
         """Open the set and list its labels.
@@ -65,12 +69,26 @@ class TimmDataset:
     def _labels(self, name: str) -> tuple[torch.Tensor, list[str]]:
         reader = getattr(self._set, "reader", None)
         if reader is not None:
+            found = list(reader.dataset.column_names)
+            # timm asks for a column of images, and where there is none the library makes an empty one.
+            if len(reader.dataset) and reader.dataset.data.column(reader.image_key).null_count == len(reader.dataset):
+                found.remove(reader.image_key)
+            for key in (reader.image_key, reader.label_key):
+                if key not in found:
+                    raise InputError(
+                        f"data.name = {name!r}: there is no column {key!r}; the set has "
+                        f"{', '.join(map(repr, found))}. Accepted are sets with the columns "
+                        f"{reader.image_key!r} and {reader.label_key!r}"
+                    )
             targets: Any = list(reader.dataset[reader.label_key])
             index_of = reader.class_to_idx
         else:
             targets = getattr(self._set, "targets", None)
             index_of = getattr(self._set, "class_to_idx", None)
-        labels = torch.as_tensor(targets) if targets is not None else torch.empty(0)
+        try:
+            labels = torch.as_tensor(targets) if targets is not None else torch.empty(0)
+        except (TypeError, ValueError):  # text, or lists of different lengths
+            labels = torch.empty(0)
         if labels.ndim != 1 or len(labels) != len(self._set) or labels.is_floating_point():
             raise InputError(
                 f"data.name = {name!r}: one whole number as label for each image is accepted; this set has none"

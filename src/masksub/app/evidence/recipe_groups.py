@@ -11,6 +11,7 @@ from typing import Any
 
 from masksub.app.errors import InputError
 from masksub.app.recipe_yaml import shown
+from masksub.app.resume import FREE
 from masksub.app.runs import differing_keys
 from masksub.app.settings import Recipe
 from masksub.core.methods import METHODS
@@ -20,13 +21,10 @@ from .run_files import FoundRun
 
 __all__ = ["Group", "check_comparable", "decisive_settings", "group_runs", "settings_of", "varying_keys"]
 
-NEUTRAL = frozenset(
-    (
-        "seed", "data.cache", "data.cache_share", "data.workers", "model.attention", "train.device", "train.log_every",
-        "train.checkpoint_every", "train.keep_checkpoints", "train.tensorboard", "train.eval_batch_size",
-        "train.eval_every",
-    )
-)  # fmt: skip
+NEUTRAL = (FREE - {"data.on_error", "data.max_skipped"}) | {
+    "seed", "data.cache", "model.attention", "train.device", "train.log_every", "train.eval_batch_size",
+    "train.eval_every", "train.recompute", "train.shard",
+}  # fmt: skip
 """Keys that say where and how a run is made, not what comes out; arms of equal compute are evaluated as often, so
 eval_every differs between them."""
 STATUS = ("complete", "failed", "incomplete")

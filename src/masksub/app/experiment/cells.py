@@ -14,7 +14,8 @@ from typing import Any, Literal
 
 from masksub.app.errors import DivergedError, InputError, RunBusy, StoppedError
 from masksub.app.progress import Reporter
-from masksub.app.runs import RunFolder, as_recorded
+from masksub.app.resume import as_recorded
+from masksub.app.runs import RunFolder
 from masksub.app.settings import Recipe
 from masksub.app.train import train
 

@@ -89,6 +89,6 @@ def check_trainable(recipes: Iterable[Recipe]) -> None:
         known.add(key)
         Costs(recipe).per_image(recipe.method)
         images = len(open_source(recipe.data, "train", recipe.seed))
-        per_epoch = images // (recipe.train.batch_size * recipe.train.accumulate)
+        per_epoch = images // (recipe.train.batch_size * recipe.train.parts(1))
         if per_epoch:  # else the run itself says so, with the number of processes
             warmup_updates(recipe, max(1, round(recipe.train.epochs * per_epoch)), per_epoch)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import statistics
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,7 +74,7 @@ def estimate_cells(cells: Sequence[Cell], *, jobs: int) -> list[Estimate]:
 
 def _estimate(name: str, runs: list[Cell]) -> Estimate:
     recipe = runs[0].recipe
-    per_update = recipe.train.batch_size * recipe.train.accumulate
+    per_update = recipe.train.batch_size * recipe.train.parts(1)
     images, validation = (len(open_source(recipe.data, which, recipe.seed)) for which in ("train", "val"))
     per_epoch = images // per_update
     updates = max(1, round(recipe.train.epochs * per_epoch))
@@ -92,9 +94,10 @@ def _estimate(name: str, runs: list[Cell]) -> Estimate:
 def measure(recipe: Recipe) -> tuple[float, float]:
     """Seconds of an update, and of evaluating one image; medians of a few."""
     from masksub.app.devices import create_accelerator
+    from masksub.app.evaluate import evaluate
     from masksub.app.train import Trainer
 
-    few = recipe.train.batch_size * recipe.train.accumulate
+    few = recipe.train.batch_size * recipe.train.parts(1)
     data = recipe.data
     recipe = recipe.changed(
         "data",
@@ -104,7 +107,19 @@ def measure(recipe: Recipe) -> tuple[float, float]:
     nowhere = RunFolder(Path("nowhere"))  # a trainer writes when it runs; this one does not run
     with StopRequest() as request:
         trainer = Trainer(recipe, nowhere, create_accelerator(recipe), Reporter(quiet=True), request)
-        return trainer.measure(UPDATES)
+        setup, standing = trainer.setup, trainer.standing
+        # At the peak of the learning rate without the warm-up before it, training might diverge.
+        for group in setup.optimizer.param_groups:
+            group["lr"] = 0.0
+        setup.schedule.step_update = lambda update: None
+        stream, times = setup.stream(0), []
+        for _ in range(UPDATES + 2):
+            standing.update = setup.updates // 2  # where ramps of ratio and weight are at their mean
+            trainer.one_update(stream)
+            times.append(standing.took)
+        began = time.perf_counter()
+        result = evaluate(setup.plain_model, setup.eval_batches, autocast=trainer.accelerator.autocast)
+        return statistics.median(times[2:]), (time.perf_counter() - began) / result["images"]
 
 
 def estimate_text(found: Sequence[Estimate], *, jobs: int) -> str:

@@ -1,0 +1,235 @@
+"""What a plan needs to know of a recipe's model: counted from shapes, on the meta device, without data or weights."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from masksub.app.cost import FlopTable
+from masksub.app.data import open_source
+from masksub.app.errors import InputError
+from masksub.app.models import create_criterion, create_model, create_optimizer
+from masksub.app.settings import Recipe
+from masksub.core.methods import METHODS
+from masksub.core.step import TwoBranchStep
+
+from .activations import Held, held_by, repeated_blocks
+
+__all__ = ["DataSize", "Shapes", "count_shapes", "data_size", "meta_model", "optimizer_bytes", "step_of"]
+
+POINTS = 20
+"""Points of the training at which schedules of ratio and weight are read; equal ones are counted once."""
+
+KNOWN = (
+    (r"(imagenet|in)[-_]?2[12]k", 14_197_122, 21_841, "ImageNet-21k in full"),
+    (r"imagenet", 1_281_167, 1000, "ImageNet-1k"),
+    (r"cifar[-_]?100", 50_000, 100, "CIFAR-100"),
+    (r"cifar[-_]?10", 50_000, 10, "CIFAR-10"),
+)
+"""Training images and classes of public sets, by what their path or name in a recipe is likely to hold."""
+
+
+@dataclass(frozen=True)
+class DataSize:
+    """How many images and classes there are, and how that is known."""
+
+    images: int
+    classes: int
+    source: str
+
+
+@dataclass(frozen=True)
+class Shapes:
+    """Counts of one recipe; bytes are those of one whole copy, operations those of one image.
+
+    Attributes:
+        parameters: weights, number of elements.
+        weights: bytes of weights and buffers.
+        gradients: bytes of the gradients, fp32.
+        block: bytes of the weights of the largest repeated block.
+        rest: bytes of the weights outside of all repeated blocks.
+        blocks: how many repeated blocks there are.
+        optimizer: bytes of the optimizer's state after its first step.
+        main: operations of the main branch, forward and backward; 0 where it is not run.
+        sub: operations of the sub branch; 0 where there is none.
+        main_forward_only: the main branch is a teacher, without backward.
+        plain: operations of a plain step.
+        held: what a step holds for backward, with recompute as the recipe says.
+        plain_kept: activations that a plain step holds.
+        block_kept: with recompute: most that one block keeps when it is run again; else 0.
+        batch: images for which ``held`` was counted.
+    """
+
+    parameters: int
+    weights: int
+    gradients: int
+    block: int
+    rest: int
+    blocks: int
+    optimizer: int
+    main: float
+    sub: float
+    main_forward_only: bool
+    plain: float
+    held: Held
+    plain_kept: int
+    block_kept: int
+    batch: int
+
+
+def data_size(recipe: Recipe, images: int | None, classes: int | None) -> DataSize:
+    """Images and classes: those given, else those of the data where they are here, else of a public set by its name.
+
+    Raises:
+        InputError: none of them tells.
+    """
+    if images is not None and classes is not None:
+        return DataSize(images, classes, "given")
+    data, counted = recipe.data, None
+    if data.name == "digits" or (data.name == "folder" and data.train is not None and Path(data.train).exists()):
+        source = open_source(data, "train", recipe.seed)
+        counted = len(source), len(source.classes), source.name
+    else:
+        named = f"{data.name} {data.train or ''}".lower()
+        for pattern, number, labels, name in KNOWN:
+            if re.search(pattern, named):
+                counted = min(number, data.train_images or number), labels, f"{name}, as data.name and data.train say"
+                break
+    if counted is None:
+        missing = " and ".join(o for o, v in (("--images", images), ("--classes", classes)) if v is None)
+        raise InputError(
+            f"data.name = {data.name!r}, data.train = {data.train!r}: the data are not here to be counted, and are no "
+            f"set that the plan knows; give {missing}"
+        )
+    return DataSize(
+        images or counted[0],
+        classes or counted[1],
+        counted[2] if images is classes else f"{'images' if images else 'classes'} given; the other of {counted[2]}",
+    )
+
+
+def meta_model(recipe: Recipe, classes: int) -> nn.Module:
+    """The recipe's model without values.
+
+    Raises:
+        InputError: timm can't build it, or it can't recompute as the recipe asks.
+    """
+    with torch.device("meta"):
+        model = create_model(recipe.changed("model", weights=None), classes)  # shapes do not depend on them
+    _recompute(model, recipe.train.recompute, recipe)
+    return model.train()
+
+
+def _recompute(model: nn.Module, on: bool, recipe: Recipe) -> None:
+    switch = getattr(model, "set_grad_checkpointing", None)
+    if switch is None and on:
+        raise InputError(f"train.recompute = true: {recipe.model.name} has no switch for it")
+    if switch is not None:
+        switch(on)
+
+
+def optimizer_bytes(recipe: Recipe, model: nn.Module) -> int:
+    """Bytes of the optimizer's state: it is made for the meta model, steps once, and its tensors are counted.
+
+    Raises:
+        InputError: no such optimizer, or one that reads values.
+    """
+    optimizer = create_optimizer(recipe, model)
+    try:
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.grad = torch.empty_like(parameter)
+        optimizer.step()
+    except (RuntimeError, NotImplementedError) as error:
+        raise InputError(
+            f"optim.name = {recipe.optim.name!r}: its state can't be counted from shapes, for its step reads values "
+            f"({str(error).splitlines()[0]}); plan with one of the same state, such as adamw (two tensors a weight)"
+        ) from error
+    finally:
+        for parameter in model.parameters():
+            parameter.grad = None
+    values = [value for state in optimizer.state.values() for value in state.values()]
+    return sum(_bytes(value) for value in values if isinstance(value, Tensor))
+
+
+def count_shapes(recipe: Recipe, classes: int) -> Shapes:
+    """All counts of a recipe.
+
+    Raises:
+        InputError: the model can't be built or masked, or its optimizer's state can't be counted.
+    """
+    model, criterion = meta_model(recipe, classes), create_criterion(recipe)
+    own = [*model.parameters(), *model.buffers()]
+    blocks = repeated_blocks(model)
+    of_blocks = [sum(_bytes(p) for p in block.parameters()) for block in blocks]
+    flops = _mean_flops(recipe, model, criterion, classes)
+    plain = FlopTable(model, criterion, recipe.model_copy(update={"method": "plain"}), classes).per_image(0.0, 0.0)
+    # The largest sub branch; a weight in the middle, for at 0 or 1 a branch would be left out.
+    ratio, weight = METHODS[recipe.method].settings(
+        min(recipe.sub.ratio_schedule.bounds), sum(recipe.sub.weight_schedule.bounds) / 2
+    )
+    step = step_of(recipe, criterion, classes, ratio, weight)
+    size, batch = recipe.data.image_size, recipe.train.batch_size
+    shape = (batch, recipe.data.channels, size, size)
+    held = held_by(model, step, shape, precision=recipe.train.precision)
+    plain_step = step_of(recipe.model_copy(update={"method": "plain"}), criterion, classes, 0.0, 0.0)
+    plain_held = held_by(model, plain_step, shape, precision=recipe.train.precision)
+    block_kept = 0
+    if recipe.train.recompute:
+        _recompute(model, False, recipe)
+        block_kept = held_by(model, step, shape, precision=recipe.train.precision).block or 0
+    runs_main = weight < 1 or METHODS[recipe.method].target != "labels"
+    teacher = weight == 1 and runs_main
+    forward = plain / (4 if recipe.train.recompute else 3)
+    main = forward if teacher else min(plain, flops) if runs_main else 0.0
+    return Shapes(
+        parameters=sum(p.numel() for p in model.parameters()),
+        weights=sum(map(_bytes, own)),
+        gradients=sum(_bytes(p) for p in model.parameters() if p.requires_grad),
+        block=max(of_blocks, default=0),
+        rest=sum(_bytes(p) for p in model.parameters()) - sum(of_blocks),
+        blocks=len(blocks),
+        optimizer=optimizer_bytes(recipe, model),
+        main=main,
+        sub=flops - main,
+        main_forward_only=teacher,
+        plain=plain,
+        held=held,
+        plain_kept=plain_held.kept[0],
+        block_kept=block_kept,
+        batch=batch,
+    )
+
+
+def _mean_flops(recipe: Recipe, model: nn.Module, criterion: nn.Module, classes: int) -> float:
+    """Operations of a step for one image, mean over the schedules of ratio and weight."""
+    table, method = FlopTable(model, criterion, recipe, classes), METHODS[recipe.method]
+    places = [(number + 0.5) / POINTS for number in range(POINTS)]
+    settings = [method.settings(recipe.sub.ratio_schedule(p), recipe.sub.weight_schedule(p)) for p in places]
+    return sum(table.per_image(*each) for each in settings) / POINTS
+
+
+def step_of(
+    recipe: Recipe, criterion: nn.Module, classes: int, ratio: float, weight: float
+) -> Callable[[nn.Module, Tensor, Any], None]:
+    """The recipe's step, as the trainer makes it."""
+    method, wanted = METHODS[recipe.method], recipe.sub
+    sub = method.branch(ratio, unit=wanted.unit, p=wanted.p, efficient=wanted.efficient, bn=wanted.bn)
+    soft = not isinstance(criterion, nn.CrossEntropyLoss)
+
+    def step(model: nn.Module, x: Tensor, backward: Any) -> None:
+        y = torch.zeros((len(x), classes) if soft else (len(x),), device=x.device)
+        two = TwoBranchStep(model, criterion, sub=sub, weight=weight, mode=wanted.mode, **method.step_arguments())
+        two(x, y if soft else y.long(), backward=backward)
+
+    return step
+
+
+def _bytes(tensor: Tensor) -> int:
+    return tensor.numel() * tensor.element_size()

@@ -1,0 +1,369 @@
+"""If these fail, a team books machines by figures that are wrong."""
+
+from __future__ import annotations
+
+import copy
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import timm
+import torch
+from torch import Tensor, nn
+from typer.testing import CliRunner
+
+from benchmarks.planning_page import CLASSES, FIXED, GROWING, PAGE, RESULTS, plan_of, render
+from masksub.app.errors import InputError
+from masksub.app.models import create_criterion, create_model, create_optimizer
+from masksub.app.plan import COUNTS, DEVICES, Plan, create_machine, make_plan, plan_text
+from masksub.app.plan.activations import held_by, repeated_blocks
+from masksub.app.plan.memory import memory_of
+from masksub.app.plan.shapes import Shapes, count_shapes, meta_model, optimizer_bytes, step_of
+from masksub.app.plan.steps import all_gather_seconds, all_reduce_seconds, update_of
+from masksub.app.recipe import load_recipe
+from masksub.app.settings import Recipe
+from masksub.cli import app
+from tests.core.test_flops import vit_forward
+
+MICRO = ("model.kwargs={patch_size: 2, embed_dim: 24, depth: 2, num_heads: 3}", "train.batch_size=4")
+WIDTH, DEPTH, TOKENS = 24, 2, 17  # 16 patches of 2 x 2 px, one channel, and the class token
+
+
+def recipe(*changes: str) -> Recipe:
+    """A ViT of 2 layers x 24 on the digits, 8 x 8 px."""
+    return load_recipe("digits/vit_micro", [*MICRO, *changes])
+
+
+def parameters() -> int:
+    """Weights of that model by hand: patch embedding, class token, positions, blocks, norm, head."""
+    block = 4 * WIDTH * WIDTH + 4 * WIDTH + 8 * WIDTH * WIDTH + 5 * WIDTH + 4 * WIDTH
+    return 4 * WIDTH + WIDTH + WIDTH + TOKENS * WIDTH + DEPTH * block + 2 * WIDTH + 10 * WIDTH + 10
+
+
+@pytest.fixture(scope="module")
+def shapes() -> Shapes:
+    return count_shapes(recipe(), 10)
+
+
+def plan(*changes: str, gpus: int = 8, **more: Any) -> Plan:
+    wanted = recipe(*changes)
+    machine = create_machine("h100-80gb", wanted.train.precision, per_node=8, utilisation=0.4, network=400)
+    return make_plan(wanted, machine, gpus=gpus, **more)
+
+
+def test_counts_of_a_small_model_equal_a_hand_count(shapes: Shapes) -> None:
+    assert shapes.parameters == parameters()
+    assert shapes.weights == shapes.gradients == 4 * parameters()
+    assert shapes.blocks == DEPTH
+    assert shapes.block * DEPTH + shapes.rest == shapes.weights
+    embed = 2 * 16 * 4 * WIDTH
+    forwards = [vit_forward(tokens, 16, WIDTH, DEPTH, 2, 10) - 2 * 16 * 3 * 4 * WIDTH + embed for tokens in (17, 9)]
+    assert shapes.plain == shapes.main == 3 * forwards[0] - embed
+    assert shapes.sub == 3 * forwards[1] - embed
+
+
+@pytest.mark.parametrize(("name", "each"), [("adamw", 2), ("lamb", 2), ("sgd", 1), ("lion", 1)])
+def test_optimizer_state_equals_that_of_a_real_step(name: str, each: int) -> None:
+    """The state of a real step on a CPU, and two (one) tensors for each weight."""
+    wanted = recipe(f"optim.name={name}")
+    model = create_model(wanted, 10)
+    optimizer = create_optimizer(wanted, model)
+    model(torch.zeros(2, 1, 8, 8)).sum().backward()
+    optimizer.step()
+    values = [value for state in optimizer.state.values() for value in state.values() if isinstance(value, Tensor)]
+    counted = optimizer_bytes(wanted, meta_model(wanted, 10))
+    assert counted == sum(value.nbytes for value in values)
+    assert counted == pytest.approx(4 * each * parameters(), rel=0.02)  # and step counters
+
+
+def test_an_optimizer_that_reads_values_is_refused() -> None:
+    wanted = recipe("optim.name=novograd")
+    with pytest.raises(InputError, match="optim.name = 'novograd': its state can't be counted"):
+        optimizer_bytes(wanted, meta_model(wanted, 10))
+
+
+def kept_for_backward(model: nn.Module, step: Any, x: Tensor) -> list[int]:
+    """What a real forward on a CPU keeps, told by saved_tensors_hooks, and its input; one figure a backward."""
+    own = {tensor.untyped_storage().data_ptr() for tensor in (*model.parameters(), *model.buffers())}
+    alive: list[Tensor] = []
+    seen: dict[int, int] = {}
+    found: list[int] = []
+
+    def pack(tensor: Tensor) -> Tensor:
+        alive.append(tensor)  # so that no other storage gets its address
+        if tensor.untyped_storage().data_ptr() not in own:
+            seen[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    def backward(loss: Tensor) -> None:
+        found.append(sum(seen.values()))
+        seen.clear()
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        seen[x.untyped_storage().data_ptr()] = x.nbytes
+        step(model, x, backward)
+    return found
+
+
+@pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "resnet18", "swin_tiny_patch4_window7_224"])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_activations_equal_what_a_real_forward_saves(name: str, precision: str) -> None:
+    """The main branch of a real step on a CPU. Logits and losses, which the step itself holds, are the small rest."""
+    wanted = load_recipe(
+        "own/vit_small_finetune", [f"model.name={name}", "model.weights=null", f"train.precision={precision}"]
+    )
+    step = step_of(wanted, create_criterion(wanted), 10, 0.5, 0.0)
+    held = held_by(meta_model(wanted, 10), step, (2, 3, 224, 224), precision=precision, device="cpu")
+    torch.manual_seed(0)
+    model = create_model(wanted, 10).train()
+    if precision == "bf16":
+        model.forward = torch.autocast("cpu", torch.bfloat16)(model.forward)
+    (real,) = kept_for_backward(model, step, torch.zeros(2, 3, 224, 224))
+    # In bf16 norms on a CPU keep their statistics in another precision than shapes tell.
+    input_twice = 2 * 3 * 224 * 224 * 4 if precision == "bf16" else 0
+    assert held.kept[0] + held.copies == pytest.approx(real, abs=200 + real * 2e-3 * (precision == "bf16")), input_twice
+
+
+def test_split_mode_holds_one_branch_and_joint_mode_both() -> None:
+    def kept(mode: str) -> tuple[int, ...]:
+        wanted = recipe(f"sub.mode={mode}", "train.batch_size=32")
+        step = step_of(wanted, create_criterion(wanted), 10, 0.5, 0.5)
+        return held_by(meta_model(wanted, 10), step, (32, 1, 8, 8)).kept
+
+    main, sub = kept("split")
+    (both,) = kept("joint")
+    assert 0.4 * main < sub < 0.7 * main
+    assert both == pytest.approx(main + sub, rel=0.05)
+
+
+def test_recompute_keeps_less_and_one_block_comes_back() -> None:
+    changes = ("model.kwargs={patch_size: 2, embed_dim: 24, depth: 6, num_heads: 3}", "train.batch_size=32")
+    usual, again = (count_shapes(recipe(*changes, f"train.recompute={on}"), 10) for on in ("false", "true"))
+    assert usual.block_kept == 0
+    assert again.block_kept == usual.held.block
+    assert again.held.kept[0] + again.block_kept < 0.5 * usual.held.kept[0]
+    assert again.main == pytest.approx(4 / 3 * usual.main, rel=0.05), "blocks run forward twice"
+
+
+def test_half_precision_halves_most_activations_and_adds_copies_of_weights() -> None:
+    wide = ("model.kwargs={patch_size: 2, embed_dim: 48, depth: 4, num_heads: 3}", "train.batch_size=64")
+    full, half = (count_shapes(recipe(*wide, f"train.precision={p}"), 10) for p in ("fp32", "bf16"))
+    assert full.held.copies == 0
+    assert 0.9 * full.weights / 2 < half.held.copies < full.weights / 2  # norms and tokens stay fp32
+    assert 0.5 * full.held.kept[0] < half.held.kept[0] < 0.85 * full.held.kept[0]
+
+
+def test_repeated_blocks_are_the_innermost() -> None:
+    with torch.device("meta"):
+        counts = [
+            len(repeated_blocks(timm.create_model(name)))
+            for name in ("vit_tiny_patch16_224", "swin_tiny_patch4_window7_224", "resnet50")
+        ]
+    assert counts == [12, 2 + 2 + 6 + 2, 3 + 4 + 6 + 3]
+
+
+def test_memory_of_ddp_and_of_sharding_by_hand(shapes: Shapes) -> None:
+    held = shapes.held
+    one = memory_of("masksub", recipe("train.ema_decay=0.9"), shapes, gpus=1, batch=4, parts=1)
+    weights = 4 * parameters()
+    assert one.total == 3 * weights + shapes.optimizer + max(held.kept) + 2 * held.widest
+    ddp = memory_of("masksub", recipe(), shapes, gpus=8, batch=8, parts=1)
+    assert ddp.total == 3 * weights + shapes.optimizer + 2 * max(held.kept) + 4 * held.widest
+    full = memory_of("masksub", recipe("train.shard=full"), shapes, gpus=8, batch=4, parts=1)
+    assert full.weights == weights / 8 and full.optimizer == shapes.optimizer / 8 and full.buckets == 0
+    assert full.gradients == weights / 8 + weights, "two backwards and one reduction: whole in between"
+    assert full.gathered == shapes.rest + 2 * shapes.block
+    plain = memory_of("plain", recipe("train.shard=full"), shapes, gpus=8, batch=4, parts=1)
+    assert plain.gradients == weights / 8
+
+
+def test_communication_by_hand() -> None:
+    assert all_reduce_seconds(8e9, 4, 2e9) == pytest.approx(2 * 3 / 4 * 8 / 2)
+    assert all_gather_seconds(8e9, 4, 2e9) == pytest.approx(3 / 4 * 8 / 2)
+    assert all_reduce_seconds(8e9, 1, 2e9) == 0
+    machine = create_machine("a100-80gb", "bf16", per_node=8, utilisation=0.4, network=400, assume=["links=0.5"])
+    assert machine.bandwidth(8) == 0.5 * 300e9, "NVLink, one direction"
+    assert machine.bandwidth(16) == 0.5 * 50e9, "the network of a node"
+
+
+def test_an_update_by_hand(shapes: Shapes) -> None:
+    """DDP hides its reduction behind the last backward alone; FSDP2 gathers before each pass."""
+    machine = create_machine("h100-80gb", "fp32", per_node=8, utilisation=0.4, network=400)
+    known = replace(shapes, plain=3e9, main=3e9, sub=1.5e9, gradients=40 * 10**9)
+    more: dict[str, Any] = {"rate": 1e9, "gpus": 16, "batch": 2, "parts": 3}
+    wire = 15 / 16  # seconds of a gather over 40 GB/s
+    ddp = update_of("masksub", recipe(), known, machine, **more)
+    assert ddp.compute == pytest.approx(3 * 2 * 4.5)
+    assert ddp.communication == pytest.approx(2 * wire)
+    assert ddp.seconds == pytest.approx(3 * 9 - 2 + max(2, 2 * wire)) and ddp.images == 16 * 2 * 3
+    slow = replace(machine, network=100)
+    assert update_of("masksub", recipe(), known, slow, **more).seconds == pytest.approx(3 * 9 - 2 + 8 * wire)
+    plain = update_of("plain", recipe(), known, slow, **more)
+    assert plain.seconds == pytest.approx(3 * 6 - 4 + 8 * wire)
+    full = update_of("masksub", recipe("train.shard=full"), known, slow, **more)
+    each = 4 * wire  # passes of 2, 4, 1 and 2 s
+    batch = max(2, each) + max(4, each) + max(1, each) + max(2, each)
+    assert full.seconds == pytest.approx(3 * batch - max(2, each) + max(2, 2 * each))
+    assert full.communication == pytest.approx(3 * 4 * each + each)
+
+
+def test_more_gpus_are_never_slower_nor_more_efficient() -> None:
+    found = plan("train.batch_size=1", images=14_197_122, classes=10)
+    assert [updates["masksub"].gpus for _, updates, _ in found.table] == list(COUNTS)
+    for arm in ("plain", "masksub"):
+        speeds = [updates[arm].images_per_second for _, updates, _ in found.table]
+        ideal = [updates[arm].efficiency for _, updates, _ in found.table]
+        assert speeds == sorted(speeds)
+        assert ideal == sorted(ideal, reverse=True) and ideal[0] == 1 and ideal[-1] < 1
+
+
+def test_an_update_of_fixed_size_stays_so_on_any_number_of_gpus() -> None:
+    found = plan("train.batch_size=32", "train.global_batch_size=512", images=10_000, classes=10)
+    assert {updates["masksub"].images for _, updates, _ in found.table} == {512}
+    assert [(u["masksub"].batch, u["masksub"].parts) for _, u, _ in found.table][-2:] == [(2, 1), (1, 1)]
+    assert found.totals["masksub"].updates == 45 * (10_000 // 512)
+
+
+def test_a_measured_speed_takes_the_place_of_the_peak() -> None:
+    found = plan(gpus=1, measured=100.0)
+    assert found.updates["masksub"].images_per_second == pytest.approx(100)
+    ratio = (found.shapes.main + found.shapes.sub) / found.shapes.plain
+    assert found.updates["plain"].images_per_second == pytest.approx(100 * ratio)
+    both = plan(gpus=1, measured=100.0, measured_plain=130.0)
+    assert both.updates["plain"].images_per_second == pytest.approx(130)
+    assert "100 images/s of masksub on one device" in plan_text(found)
+
+
+def test_measured_here_is_the_trainers_own_speed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One batch an update, whatever the recipe accumulates."""
+    from masksub.app.plan import measured
+
+    asked: list[Recipe] = []
+    monkeypatch.setattr(measured, "measure", lambda recipe: (asked.append(recipe), (0.5, 1.0))[1])
+    speed, where = measured.measure_here(recipe("train.batch_size=32", "train.accumulate=4"))
+    assert speed == 64 and "measured here on" in where
+    assert asked[0].train.accumulate == 1
+
+
+def test_too_little_memory_says_what_to_change() -> None:
+    wanted = recipe("train.batch_size=64", "sub.mode=joint", "augment.mixup=0.2", "data.train_images=null")
+    shapes = count_shapes(wanted, 10)
+    need = memory_of("masksub", wanted, shapes, gpus=2, batch=64, parts=1).total
+    machine = create_machine(
+        "h100-80gb", "fp32", per_node=8, utilisation=0.4, network=400, assume=[f"memory={need / 1e9}", "reserve=0.2"]
+    )
+    text = plan_text(make_plan(wanted, machine, gpus=2, shapes=shapes))
+    assert "does NOT fit" in text
+    for change in (
+        "train.batch_size=32 train.accumulate=2",
+        "train.recompute=true",
+        "sub.mode=split",
+        "train.shard=full",
+    ):
+        assert change in text
+    roomy = replace(machine, memory=2 * machine.memory)
+    assert "does NOT fit" not in plan_text(make_plan(wanted, roomy, gpus=2, shapes=shapes))
+
+
+def command(*arguments: str) -> tuple[int, str]:
+    """Exit code and output; InputError is what the command turns into exit code 2."""
+    result = CliRunner().invoke(app, ["plan", "digits/vit_micro", *MICRO, *arguments])
+    if isinstance(result.exception, InputError):
+        return 2, str(result.exception)
+    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+    return result.exit_code, result.output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--gpus", "0"], "--gpus 0: must be at least 1"),
+        (["--gpus", "12"], "must be a multiple"),
+        (["--device", "h100"], "did you mean h100-80gb?"),
+        (["--utilisation", "1.5"], "--utilisation 1.5: must be above 0 and at most 1"),
+        (["--network", "0"], "--network 0: must be above 0"),
+        (["--assume", "links=0"], "--assume links=0: must be above 0"),
+        (["--assume", "link=1"], "with one of the keys memory, peak"),
+        (["--assume", "peak=fast"], "peak must be a number"),
+        (["--images", "0"], "--images 0: must be at least 1"),
+        (["--measured", "0"], "--measured 0: images a second must be above 0"),
+        (["--measured", "9", "--measure"], "--measure does not go with --measured"),
+        (["--images", "20", "--gpus", "8"], "more than the 20 of an epoch"),
+        (["train.global_batch_size=64", "--gpus", "24"], "8 GPUs work"),
+        (["train.global_batch_size=96", "train.batch_size=8", "--gpus", "16"], "train.batch_size=6 works with 16"),
+        (["data.name=folder", "data.train=nowhere", "data.val=nowhere"], "give --images and --classes"),
+        (["data.name=folder", "data.train=nowhere", "data.val=nowhere", "--images", "9"], "give --classes"),
+        (["optim.name=adamwx"], "optim.name = 'adamwx'"),
+    ],
+)
+def test_wrong_input_is_told(arguments: list[str], told: str) -> None:
+    code, message = command(*arguments)
+    assert code == 2 and told in message, message
+
+
+def test_json_has_the_figures_of_the_text() -> None:
+    code, text = command("--gpus", "16", "--measured", "123")
+    assert code == 0
+    code, printed = command("--gpus", "16", "--measured", "123", "--json")
+    found = json.loads(printed)
+    assert code == 0 and found["nodes"] == 2
+    for arm in ("plain", "masksub"):
+        update = found["updates"][arm]
+        assert f"{update['seconds']:.4g}" in text and f"{update['images_per_second']:,.0f}" in text
+        assert f"{found['totals'][arm]['gpu_hours']:,.0f}" in text
+    assert f"{found['memory']['masksub']['total'] / 2**30:.2f}" in text
+    assert len(found["table"]) == sum(line.lstrip()[:1].isdigit() for line in text.splitlines() if " x " in line)
+    for key in ("utilisation", "network", "links", "reserve", "disk"):
+        assert f"{key}" in text and key in found["assumptions"]
+
+
+def test_public_sets_are_known_by_name_and_nothing_is_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for train, images, classes in (
+        ("imagenet/train", 1_281_167, 1000),
+        ("shards/imagenet21k-{0000..2047}.tar", 14_197_122, 21_841),
+    ):
+        found = plan("data.name=folder", f"data.train={train}", "data.val=imagenet/val")
+        assert (found.data.images, found.data.classes) == (images, classes)
+    found = plan("data.name=torch/cifar100")
+    assert (found.data.images, found.data.classes) == (50_000, 100)
+
+
+def test_help_fits_a_screen_and_names_every_device() -> None:
+    result = CliRunner().invoke(app, ["plan", "--help"], env={"COLUMNS": "80"})
+    assert result.exit_code == 0 and len(result.output.splitlines()) <= 40
+    assert all(name in result.output for name in DEVICES) and result.output.count("Example:") == 1
+
+
+def test_the_page_is_made_from_the_results() -> None:
+    results = json.loads(RESULTS.read_text(encoding="utf-8"))
+    assert PAGE.read_text(encoding="utf-8") == render(results), "python -m benchmarks.planning_page --render"
+    assert "<" not in PAGE.read_text(encoding="utf-8"), "a place that was not filled"
+
+
+def test_the_pages_counts_are_those_of_the_recipe() -> None:
+    """Weights, operations and optimizer of ViT-H by hand: 32 layers x 1,280, 256 patches of 14 px, 21,841 classes."""
+    results = json.loads(RESULTS.read_text(encoding="utf-8"))
+    width, depth, tokens, classes = 1280, 32, 257, CLASSES
+    block = 12 * width * width + 13 * width + 2 * width  # with layer scale
+    count = 3 * 14 * 14 * width + width + width + 256 * width + depth * block + 2 * width + classes * width + classes
+    found = results["shapes"]
+    assert found["parameters"] == count
+    assert found["optimizer"] == pytest.approx(8 * count, rel=1e-6)
+    embed = 2 * 256 * 3 * 14 * 14 * width
+    assert found["plain"] == 3 * vit_forward(tokens, 256, width, depth, 14, classes) - embed
+    assert load_recipe(results["recipe"], GROWING).optim.name == "lamb"
+    fixed = plan_of(results, FIXED)
+    assert fixed.recipe.train.global_batch_size == 2048 and fixed.updates["masksub"].images == 2048
+
+
+def test_meta_models_are_left_alone_by_counting() -> None:
+    """Counting the optimizer's state leaves no gradients behind."""
+    wanted = recipe()
+    model = meta_model(wanted, 10)
+    before = copy.deepcopy(model.state_dict())
+    optimizer_bytes(wanted, model)
+    assert all(parameter.grad is None for parameter in model.parameters())
+    assert model.state_dict().keys() == before.keys()
