@@ -246,8 +246,9 @@ def main() -> None:
     for method in METHODS:
         soak.run(method, args.kills if method == "masksub" else args.others)
     found = environment(load_recipe(soak.recipe), [])
+    said = [Path(each).name if Path(each).is_absolute() else each for each in sys.argv[1:]]  # no folders of a machine
     result = {
-        "command": " ".join(["python -m benchmarks.soak", *sys.argv[1:]]),
+        "command": " ".join(["python -m benchmarks.soak", *said]),
         "environment": {key: found[key] for key in ("versions", "processor", "cores", "git_commit")},
         "seed": args.seed,
         **soak.result(),

@@ -49,7 +49,7 @@ class Moment:
     updates: int
     share: float
     group: bool
-    signum: int
+    signum: signal.Signals
 
 
 @dataclass(frozen=True)
@@ -149,7 +149,8 @@ class _Watch:
 
     def __init__(self, run: Path) -> None:
         self.metrics, self.checkpoints = run / "metrics.jsonl", run / "checkpoints"
-        self.began, self.first, self.live = time.monotonic(), None, False
+        self.began, self.live = time.monotonic(), False
+        self.first: float | None = None
         self.base = max(checkpoints_of(run), default=0)
         self._before, self._left_over = self._mark(), self.writing()
         self._last, self._since = self._before, self.began
@@ -196,13 +197,15 @@ class _Watch:
 
     def until(self, moment: Moment, pace: Pace, process: subprocess.Popen[bytes]) -> bool:
         """Wait for the moment; False if the process ended before."""
-        wait = {"start": 0.9 * pace.start, "evaluation": pace.evaluation, "checkpoint": 0.01}.get(
-            moment.kind, pace.update
-        )
-        reached = {"start": lambda: True, "evaluation": lambda: self.evaluates(pace),
-                   "checkpoint": lambda: self._writes(moment.updates)}.get(
-            moment.kind, lambda: self._updated(moment.updates)
-        )  # fmt: skip
+        waits = {"start": 0.9 * pace.start, "evaluation": pace.evaluation, "checkpoint": 0.01}
+
+        def reached() -> bool:
+            if moment.kind == "checkpoint":
+                return self._writes(moment.updates)
+            if moment.kind == "evaluation":
+                return self.evaluates(pace)
+            return moment.kind == "start" or self._updated(moment.updates)
+
         while not reached():
             if process.poll() is not None:
                 return False
@@ -210,7 +213,7 @@ class _Watch:
             self.patience(process)
             # A checkpoint of a small model is written in a few milliseconds.
             time.sleep(0.01 if not self.live else 0.0005 if moment.kind == "checkpoint" else 0.003)
-        end = time.monotonic() + moment.share * wait
+        end = time.monotonic() + moment.share * waits.get(moment.kind, pace.update)
         while time.monotonic() < end and process.poll() is None:
             time.sleep(min(0.001, max(0.0, end - time.monotonic())))
         self.look()

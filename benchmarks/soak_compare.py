@@ -62,12 +62,13 @@ def differences(broken: Path, unbroken: Path) -> list[str]:
         found.append(f"last checkpoint: update {last[0]} and {last[1]}")
     elif why := unequal_checkpoint(ends[0][last[0]], ends[1][last[1]]):
         found.append(f"last checkpoint: {why}")
-    metrics = [[_without_measured(record) for record in of_metrics(run)] for run in (broken, unbroken)]
-    if why := _unequal(*metrics, "metrics.jsonl"):
-        found.append(why)
-    summaries = [_without_measured(json.loads((run / "summary.json").read_text())) for run in (broken, unbroken)]
-    if why := _unequal(*summaries, "summary.json"):
-        found.append(why)
+    pairs = {
+        "metrics.jsonl": [of_metrics(run) for run in (broken, unbroken)],
+        "summary.json": [json.loads((run / "summary.json").read_text()) for run in (broken, unbroken)],
+    }
+    for name, (one, two) in pairs.items():
+        if why := _unequal(_without_measured(one), _without_measured(two), name):
+            found.append(why)
     found += [f"left over: {path.name}" for path in sorted(broken.rglob("*writing*"))]
     return found
 

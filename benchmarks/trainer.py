@@ -99,7 +99,8 @@ class BareLoop:
         recipe, self._source = setup.recipe, setup.batches
         torch.manual_seed(mix(recipe.seed, "weights"))
         self.model = create_model(recipe, len(setup.classes)).to(training.device)
-        set_attention(self.model, recipe.model.attention)
+        if recipe.model.attention != "auto":
+            set_attention(self.model, recipe.model.attention)  # what was chosen for the trainer
         self.criterion = create_criterion(recipe)
         self.optimizer = create_optimizer(recipe, self.model)
         self.schedule = create_schedule(recipe, self.optimizer, setup.updates, setup.updates_per_epoch)
@@ -156,7 +157,11 @@ def against_a_bare_loop(training: Training, seconds: float, block: int, clock: C
     bare = BareLoop(training)
 
     def several(update: Callable[[], None]) -> Callable[[], None]:
-        return lambda: [update() for _ in range(block)] and None
+        def run() -> None:
+            for _ in range(block):
+                update()
+
+        return run
 
     turns = take_turns((several(bare.update), several(training.update)), seconds, clock)
     images = block * training.setup.images_per_update

@@ -15,13 +15,13 @@ from benchmarks.soak import METHODS, Soak
 from benchmarks.soak_attempts import BLOCK, draw
 from benchmarks.soak_compare import differences, unequal_checkpoint
 
-KINDS = ("step", "checkpoint", "evaluation")
+SHORT: dict[str, Any] = {"seed": 2, "kinds": ("step", "checkpoint", "evaluation"), "most_updates": 20, "allowance": 20}
 
 
 @pytest.fixture(scope="module")
 def soaked(tmp_path_factory: pytest.TempPathFactory) -> Soak:
     """A training that is killed three times and its unbroken twin."""
-    soak = Soak(tmp_path_factory.mktemp("soak"), seed=0, kinds=KINDS, most_updates=20, tell=lambda line: None)
+    soak = Soak(tmp_path_factory.mktemp("soak"), **SHORT, tell=lambda line: None)
     soak.run("masksub", 3)
     return soak
 
@@ -35,11 +35,11 @@ def test_a_training_that_is_killed_three_times_ends_bit_equal(soaked: Soak) -> N
 
 
 def test_a_soak_that_is_complete_is_not_made_again_and_another_is_refused(soaked: Soak) -> None:
-    again = Soak(soaked.folder, seed=0, kinds=KINDS, most_updates=20, tell=lambda line: pytest.fail(line))
+    again = Soak(soaked.folder, **SHORT, tell=lambda line: pytest.fail(line))
     again.run("masksub", 3)
     assert again.result() == soaked.result()
     with pytest.raises(SystemExit, match="holds another soak"):
-        Soak(soaked.folder, seed=1, kinds=KINDS, most_updates=20)
+        Soak(soaked.folder, **{**SHORT, "seed": 1})
 
 
 def test_one_changed_bit_is_seen(soaked: Soak, tmp_path: Path) -> None:

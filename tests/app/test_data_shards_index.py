@@ -6,6 +6,7 @@ import itertools
 import os
 import pickle
 import tarfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -194,3 +195,11 @@ def test_a_subset_of_the_images_keeps_its_shards(tmp_path: Path) -> None:
     shards = [number // 8 for x, _ in batches.epoch(0) for number in numbers(x)]
     changes = sum(first != second for first, second in itertools.pairwise(shards))
     assert len(shards) == 24 and changes == len({*shards}) - 1
+
+
+def test_processes_that_start_together_make_one_index(tmp_path: Path, monkeypatch) -> None:
+    """Eight processes of a machine must not read all headers eight times."""
+    root, scanned = write_shards(tmp_path / "set"), no_scan(monkeypatch)
+    with ThreadPoolExecutor(3) as pool:  # each opens the lock file anew, as processes do
+        lengths = list(pool.map(lambda _: len(opened(root)), range(3)))
+    assert lengths == [40] * 3 and len(scanned) == 4

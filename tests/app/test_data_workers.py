@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import pickle
 import signal
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -172,3 +175,36 @@ def test_signals_to_the_group_leave_the_workers_alone(signum: int) -> None:
     assert same(met, list(train_batches(DIGITS, 0).epoch(0)))
     batches.close()
     assert {each.pid for each in workers_left()} <= before
+
+
+def test_workers_end_when_the_trainer_is_killed(tmp_path: Path) -> None:
+    """Else each kill -9 leaves processes behind that hold memory and shards open."""
+    script = tmp_path / "train.py"
+    script.write_text(
+        "import psutil, time\n"
+        "from tests.app.test_data_workers import DIGITS, train_batches\n"
+        "if __name__ == '__main__':\n"
+        "    epoch = train_batches(DIGITS, 2).epoch(0)\n"
+        "    next(epoch)\n"
+        "    print(*(each.pid for each in psutil.Process().children()), flush=True)\n"
+        "    time.sleep(600)\n"
+    )
+    root = Path(__file__).resolve().parents[2]
+    command = [sys.executable, str(script)]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(root), str(root / "src")])}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as trainer:
+        assert trainer.stdout is not None
+        workers = [psutil.Process(int(pid)) for pid in trainer.stdout.readline().split()]
+        trainer.kill()
+    assert len(workers) >= 2
+    _, alive = psutil.wait_procs(workers, timeout=60)
+    assert not alive
+
+
+def test_what_workers_need_can_be_pickled(tmp_path: Path) -> None:
+    """Where processes are not forked (macOS, Windows, newer Pythons), images travel to the workers as pickles."""
+    for kind in ("folder", "shards", "hfds"):
+        images = train_batches(settings(kind, tmp_path / kind), 0)._stream._images
+        copy = pickle.loads(pickle.dumps(images))
+        (index, first), (again, second) = images[3, 1, 1], copy[3, 1, 1]
+        assert index == again == 3 and isinstance(first, torch.Tensor) and torch.equal(first, second)

@@ -175,7 +175,8 @@ def test_a_signal_to_one_of_two_processes_stops_both_after_the_same_update(
         done = started.wait()
         assert done.code == 143, done.stderr
         assert "Traceback" not in done.stderr
-    assert newest(tmp_path / "broken").update == update
+    # Processes agree inside of an update, so a signal that comes at its end is heard in the next.
+    assert newest(tmp_path / "broken").update in ((update, update + 1) if moment == "in an update" else (update,))
     # Neither goes through the rest of an evaluation, which on a large set takes longer than a scheduler waits.
     assert not [record for record in comparable(tmp_path / "broken") if record["kind"] == "eval"]
     for started in commands.ranks("train", "broken", "--resume"):

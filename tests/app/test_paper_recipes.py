@@ -38,14 +38,16 @@ IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 # What the papers, or their authors, give; the headers name them.
 _LAMB = {"optim.name": "lamb", "loss.name": "bce", "loss.smoothing": 0.0, "augment.repeats": 3, "augment.cutmix": 1.0,
          "augment.random_erase": 0.0, "optim.warmup_epochs": 5, "train.global_batch_size": 2048}  # fmt: skip
-_DEIT3 = {**_LAMB, "loss.target_threshold": 0.0, "augment.auto_augment": "3a", "augment.color_jitter": 0.3,
+_DEIT3 = {**_LAMB, "model.drop_path": "uniform", "loss.target_threshold": 0.0,
+          "augment.auto_augment": "3a", "augment.color_jitter": 0.3,
           "augment.mixup": 0.8, "augment.test_crop": 1.0, "optim.warmup_lr": 1e-6, "train.ema_decay": None}  # fmt: skip
 _ADAMW = {"optim.name": "adamw", "loss.name": "ce", "loss.smoothing": 0.1, "augment.repeats": 1,
           "augment.auto_augment": "rand-m9-mstd0.5-inc1"}  # fmt: skip
 _MIXED = {"augment.mixup": 0.8, "augment.cutmix": 1.0}
 PUBLISHED: dict[str, dict[str, Any]] = {
     "deit3 scratch": _DEIT3,
-    "deit3 finetune": {**_ADAMW, **_MIXED, "optim.lr": 1e-5, "optim.weight_decay": 0.1, "train.epochs": 20,
+    "deit3 finetune": {**_ADAMW, **_MIXED, "model.drop_path": "uniform",
+                       "optim.lr": 1e-5, "optim.weight_decay": 0.1, "train.epochs": 20,
                        "data.image_size": 224, "train.global_batch_size": 512, "augment.random_erase": 0.0,
                        "augment.test_crop": 1.0, "optim.warmup_epochs": 5, "optim.layer_decay": None},
     "mae": {**_ADAMW, **_MIXED, "optim.weight_decay": 0.05, "train.global_batch_size": 1024, "data.image_size": 224,
@@ -67,7 +69,7 @@ _TRANSFER = ("optim.name", "optim.lr", "optim.weight_decay", "train.epochs", "mo
 EACH: dict[str, dict[str, Any]] = {
     **{f"deit3/vit_{size}_{epochs}": dict(zip(_SCRATCH, (lr, decay, drop, epochs, pixels)))
        for size, lr, pixels, drops in (("small", 4e-3, 224, (0.0, 0.05)), ("base", 3e-3, 192, (0.1, 0.2)),
-                                       ("large", 3e-3, 192, (0.4, 0.45)), ("huge", 3e-3, 154, (0.5, 0.6)))
+                                       ("large", 3e-3, 192, (0.4, 0.45)), ("huge", 3e-3, 160, (0.5, 0.6)))
        for epochs, decay, drop in zip((400, 800), (0.03, 0.05), drops)},
     **{f"deit3/vit_{size}_finetune": {"model.kwargs.drop_path_rate": drop}
        for size, drop in (("base", 0.2), ("large", 0.45), ("huge", 0.55))},

@@ -80,7 +80,7 @@ def test_optimizer_state_equals_that_of_a_real_step(name: str, each: int) -> Non
 
 def test_an_optimizer_that_reads_values_is_refused() -> None:
     wanted = recipe("optim.name=novograd")
-    with pytest.raises(InputError, match="optim.name = 'novograd': its state can't be counted"):
+    with pytest.raises(InputError, match=r"optim\.name = 'novograd': its state can't be counted"):
         optimizer_bytes(wanted, meta_model(wanted, 10))
 
 
@@ -122,8 +122,7 @@ def test_activations_equal_what_a_real_forward_saves(name: str, precision: str) 
         model.forward = torch.autocast("cpu", torch.bfloat16)(model.forward)
     (real,) = kept_for_backward(model, step, torch.zeros(2, 3, 224, 224))
     # In bf16 norms on a CPU keep their statistics in another precision than shapes tell.
-    input_twice = 2 * 3 * 224 * 224 * 4 if precision == "bf16" else 0
-    assert held.kept[0] + held.copies == pytest.approx(real, abs=200 + real * 2e-3 * (precision == "bf16")), input_twice
+    assert held.kept[0] + held.copies == pytest.approx(real, abs=200 + real * 2e-3 * (precision == "bf16"))
 
 
 def test_split_mode_holds_one_branch_and_joint_mode_both() -> None:
@@ -144,7 +143,9 @@ def test_recompute_keeps_less_and_one_block_comes_back() -> None:
     assert usual.block_kept == 0
     assert again.block_kept == usual.held.block
     assert again.held.kept[0] + again.block_kept < 0.5 * usual.held.kept[0]
-    assert again.main == pytest.approx(4 / 3 * usual.main, rel=0.05), "blocks run forward twice"
+    assert usual.backward == pytest.approx(2 / 3)
+    assert 1.2 * usual.main < again.main < 4 / 3 * usual.main, "blocks run forward twice, but for their last product"
+    assert again.main * (1 - again.backward) == pytest.approx(usual.main / 3), "the forward itself is as it was"
 
 
 def test_half_precision_halves_most_activations_and_adds_copies_of_weights() -> None:
@@ -209,8 +210,11 @@ def test_an_update_by_hand(shapes: Shapes) -> None:
     assert full.communication == pytest.approx(3 * 4 * each + each)
 
 
-def test_more_gpus_are_never_slower_nor_more_efficient() -> None:
-    found = plan("train.batch_size=1", images=14_197_122, classes=10)
+def test_more_gpus_are_never_slower_nor_more_efficient(shapes: Shapes) -> None:
+    wanted = recipe("train.batch_size=4")
+    # Links as fast between nodes as within: a step to a slower network may well cost speed.
+    machine = create_machine("h100-80gb", "fp32", per_node=8, utilisation=0.4, network=3600)
+    found = make_plan(wanted, machine, gpus=8, images=14_197_122, classes=10, shapes=shapes)
     assert [updates["masksub"].gpus for _, updates, _ in found.table] == list(COUNTS)
     for arm in ("plain", "masksub"):
         speeds = [updates[arm].images_per_second for _, updates, _ in found.table]
@@ -219,19 +223,19 @@ def test_more_gpus_are_never_slower_nor_more_efficient() -> None:
         assert ideal == sorted(ideal, reverse=True) and ideal[0] == 1 and ideal[-1] < 1
 
 
-def test_an_update_of_fixed_size_stays_so_on_any_number_of_gpus() -> None:
-    found = plan("train.batch_size=32", "train.global_batch_size=512", images=10_000, classes=10)
+def test_an_update_of_fixed_size_stays_so_on_any_number_of_gpus(shapes: Shapes) -> None:
+    found = plan("train.batch_size=32", "train.global_batch_size=512", images=10_000, classes=10, shapes=shapes)
     assert {updates["masksub"].images for _, updates, _ in found.table} == {512}
     assert [(u["masksub"].batch, u["masksub"].parts) for _, u, _ in found.table][-2:] == [(2, 1), (1, 1)]
     assert found.totals["masksub"].updates == 45 * (10_000 // 512)
 
 
-def test_a_measured_speed_takes_the_place_of_the_peak() -> None:
-    found = plan(gpus=1, measured=100.0)
+def test_a_measured_speed_takes_the_place_of_the_peak(shapes: Shapes) -> None:
+    found = plan(gpus=1, measured=100.0, shapes=shapes)
     assert found.updates["masksub"].images_per_second == pytest.approx(100)
     ratio = (found.shapes.main + found.shapes.sub) / found.shapes.plain
     assert found.updates["plain"].images_per_second == pytest.approx(100 * ratio)
-    both = plan(gpus=1, measured=100.0, measured_plain=130.0)
+    both = plan(gpus=1, measured=100.0, measured_plain=130.0, shapes=shapes)
     assert both.updates["plain"].images_per_second == pytest.approx(130)
     assert "100 images/s of masksub on one device" in plan_text(found)
 
@@ -291,7 +295,7 @@ def command(*arguments: str) -> tuple[int, str]:
         (["--measured", "0"], "--measured 0: images a second must be above 0"),
         (["--measured", "9", "--measure"], "--measure does not go with --measured"),
         (["--images", "20", "--gpus", "8"], "more than the 20 of an epoch"),
-        (["train.global_batch_size=64", "--gpus", "24"], "8 GPUs work"),
+        (["train.global_batch_size=64", "--gpus", "24"], "16 GPUs work"),
         (["train.global_batch_size=96", "train.batch_size=8", "--gpus", "16"], "train.batch_size=6 works with 16"),
         (["data.name=folder", "data.train=nowhere", "data.val=nowhere"], "give --images and --classes"),
         (["data.name=folder", "data.train=nowhere", "data.val=nowhere", "--images", "9"], "give --classes"),
@@ -319,15 +323,19 @@ def test_json_has_the_figures_of_the_text() -> None:
         assert f"{key}" in text and key in found["assumptions"]
 
 
-def test_public_sets_are_known_by_name_and_nothing_is_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_public_sets_are_known_by_name_and_nothing_is_opened(
+    shapes: Shapes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     for train, images, classes in (
         ("imagenet/train", 1_281_167, 1000),
         ("shards/imagenet21k-{0000..2047}.tar", 14_197_122, 21_841),
     ):
-        found = plan("data.name=folder", f"data.train={train}", "data.val=imagenet/val")
+        found = plan(
+            "data.name=folder", f"data.train={train}", "data.val=imagenet/val", "data.train_images=null", shapes=shapes
+        )
         assert (found.data.images, found.data.classes) == (images, classes)
-    found = plan("data.name=torch/cifar100")
+    found = plan("data.name=torch/cifar100", "data.train_images=null", shapes=shapes)
     assert (found.data.images, found.data.classes) == (50_000, 100)
 
 

@@ -499,7 +499,9 @@ def test_every_packaged_recipe_loads_and_says_what_it_is_for() -> None:
         load_recipe(name)
         header = re.match(r"(#.*\n)+", path.read_text(encoding="utf-8"))
         assert header, name
-        assert re.search(rf"^# Run: +(torchrun \S.* )?masksub (train|compare) {name}( |$)", header[0], re.MULTILINE), name
+        assert re.search(rf"^# Run: +(torchrun \S.* )?masksub (train|compare) {name}( |$)", header[0], re.MULTILINE), (
+            name
+        )
         for word in ("Hardware", "Paper", "Measured", "We differ"):
             assert re.search(rf"^# {word}: +\S", header[0], re.MULTILINE), (name, word)
 

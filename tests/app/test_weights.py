@@ -15,6 +15,7 @@ from typing import Any
 import huggingface_hub
 import numpy as np
 import pytest
+import timm.models
 import torch
 from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 from safetensors.torch import save_file
@@ -102,6 +103,14 @@ def test_both_heads_of_a_distilled_model(tmp_path: Path) -> None:
     new = (*HEAD, "head_dist.weight", "head_dist.bias")
     assert_from(build(path, "deit_tiny_distilled_patch16_224"), state)
     assert_from(build(path, "deit_tiny_distilled_patch16_224", classes=9), state, new)
+
+
+def test_a_file_has_the_classes_that_it_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some of timm's published files have a class for the background first; the user's have not."""
+    config = timm.models._registry._model_pretrained_cfgs["vit_tiny_patch16_224.augreg_in21k_ft_in1k"]
+    monkeypatch.setattr(config, "label_offset", 1)
+    state = trained()
+    assert_from(build(saved(state, tmp_path)), state)
 
 
 def test_mae(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from .errors import InputError
 
-__all__ = ["Checkpoint", "latest", "load_weights", "read_weights", "save", "sweep_away_unfinished"]
+__all__ = ["Checkpoint", "any_in", "latest", "load_weights", "read_weights", "save", "sweep_away_unfinished"]
 
 _PREFIX = "update-"
 _WRITING = ".writing-"
@@ -106,6 +106,11 @@ def sweep_away_unfinished(folder: Path) -> None:
     """Remove what a killed process was writing; nobody else may be writing."""
     for path in folder.glob(f"{_WRITING}*"):
         shutil.rmtree(path, ignore_errors=True)
+
+
+def any_in(folder: Path) -> bool:
+    """Whether there are checkpoints, whole or not."""
+    return bool(_folders(folder))
 
 
 def latest(folder: Path, tell: Callable[[str], None]) -> Checkpoint | None:

@@ -16,11 +16,15 @@ from torch import nn
 from masksub.core.checkpointing import recomputes
 from masksub.core.methods import METHODS
 
+from .drop_path import settle_drop_path
 from .errors import InputError
 from .settings import Recipe
 from .weights import create_with_weights
 
 __all__ = ["create_criterion", "create_model", "create_optimizer", "create_schedule"]
+
+UNSEEN = 0.05
+"""Share of an image's side that may be left over by its patches; DeiT III trains patches of 14 px at 160."""
 
 
 def create_model(recipe: Recipe, num_classes: int, tell: Callable[[str], None] | None = None) -> nn.Module:
@@ -56,7 +60,8 @@ def create_model(recipe: Recipe, num_classes: int, tell: Callable[[str], None] |
         model = build()
     else:
         model = create_with_weights(build, wanted.name, wanted.weights, num_classes, tell)
-    _check_patches(model, recipe)
+    _check_patches(model, recipe, tell)
+    settle_drop_path(model, recipe)
     if recipe.train.recompute:
         _recompute(model, recipe)
     return model
@@ -110,14 +115,19 @@ def _recompute(model: nn.Module, recipe: Recipe) -> None:
         raise InputError(f"{place}: timm's {recipe.model.name} can't run its blocks again; leave it false")
 
 
-def _check_patches(model: nn.Module, recipe: Recipe) -> None:
+def _check_patches(model: nn.Module, recipe: Recipe, tell: Callable[[str], None] | None) -> None:
     patch = getattr(getattr(model, "patch_embed", None), "patch_size", None)
     size = recipe.data.image_size
-    if patch is not None and any(size % side for side in patch):
+    if patch is None or not any(size % side for side in patch):
+        return
+    left = max(size % side for side in patch)
+    if left > UNSEEN * size:
         raise InputError(
             f"data.image_size = {size}: {recipe.model.name} has patches of {patch[0]} x {patch[1]} px, which do not "
             f"divide it; use a multiple, or another model.kwargs.patch_size"
         )
+    if tell is not None:
+        tell(f"{recipe.model.name}: the last {left} of {size} px do not fill a patch and are not seen")
 
 
 def create_criterion(recipe: Recipe) -> nn.Module:

@@ -82,13 +82,19 @@ class Setup:
 
 
 def set_up(
-    recipe: Recipe, accelerator: Accelerator, *, reading: Callable[[int, int], None], tell: Callable[[str], None]
+    recipe: Recipe,
+    accelerator: Accelerator,
+    *,
+    restored: bool,
+    reading: Callable[[int, int], None],
+    tell: Callable[[str], None],
 ) -> Setup:
     """Open the data and build model, optimizer and step.
 
     Args:
         recipe: of the run.
         accelerator: device, precision and processes.
+        restored: weights will come from a checkpoint, so that those to start from are not asked for again.
         reading: called with (done, total) while images are decoded to be held.
         tell: is told what is worth knowing about the weights that training starts from.
 
@@ -105,7 +111,7 @@ def set_up(
     train_source, val_source = open_data(recipe.data, recipe.seed)
     classes = train_source.classes
     torch.manual_seed(mix(recipe.seed, "weights"))
-    model = create_model(recipe, len(classes), tell)
+    model = create_model(recipe.changed("model", weights=None) if restored else recipe, len(classes), tell)
     recipe = settle_attention(recipe, model, accelerator)
     sub = method.branch(0.0, unit=wanted.unit, p=wanted.p, efficient=wanted.efficient, bn=wanted.bn)
     criterion = create_criterion(recipe)

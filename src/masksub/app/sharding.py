@@ -138,7 +138,7 @@ def share_statistics(model: nn.Module) -> None:
         return
     together = torch.cat([buffer.flatten() for buffer in statistics])  # one message, not one for each layer
     dist.broadcast(together, 0)
-    for buffer, values in zip(statistics, together.split([buffer.numel() for buffer in statistics])):
+    for buffer, values in zip(statistics, torch.split(together, [buffer.numel() for buffer in statistics])):
         buffer.copy_(values.view_as(buffer))
 
 

@@ -100,7 +100,7 @@ def restore(
     """
     last = checkpoints.latest(folder, reporter.warn)
     if last is None:
-        if any(folder.glob("update-*")):
+        if checkpoints.any_in(folder):
             raise StoppedError(
                 f"no checkpoint of {folder.parent} is whole; to start from the beginning, use --overwrite (the run is "
                 f"set aside)"

@@ -90,7 +90,7 @@ def train(
     with reporter or Reporter(main=accelerator.is_main_process) as reporter, StopRequest() as request:
         if not accelerator.is_main_process:
             reporter.silence()
-        trainer = Trainer(recipe, run, accelerator, reporter, request, on_eval)
+        trainer = Trainer(recipe, run, accelerator, reporter, request, on_eval, resume=resume)
         return trainer.run(going_on, resume=resume)
 
 
@@ -105,12 +105,15 @@ class Trainer:
         reporter: Reporter,
         request: StopRequest,
         on_eval: Callable[[dict[str, Any]], None] | None = None,
+        *,
+        resume: bool = False,
     ) -> None:
         self.accelerator, self.reporter, self.request, self.folder = accelerator, reporter, request, run
         self.on_eval = on_eval
         self.processes = Processes(accelerator, recipe.train.timeout_seconds)
         restart_peak(accelerator.device)
-        self.setup = set_up(recipe, accelerator, reading=self._reading, tell=reporter.line)
+        restored = resume and checkpoints.any_in(run.checkpoints)
+        self.setup = set_up(recipe, accelerator, restored=restored, reading=self._reading, tell=reporter.line)
         self.recipe = self.setup.recipe
         # With several processes, who would read which counter once? The figure is left out.
         self.standing = Standing(EnergyMeter.find(accelerator.device) if self.processes.count == 1 else None)

@@ -118,10 +118,10 @@ def _build_from(
         "num_classes": num_classes,
         "label_offset": 0,
     }
-    first = timm.get_pretrained_cfg_value(name, "first_conv")
+    first = _published(name, "first_conv")
     convolution = state.get(f"{first}.weight")
     if convolution is not None and convolution.ndim == 4 and convolution.shape[1] == 1:
-        size = timm.get_pretrained_cfg_value(name, "input_size") or (3, 224, 224)
+        size = _published(name, "input_size") or (3, 224, 224)
         overlay["input_size"] = (1, *size[1:])  # else timm remarks that grey weights ought to be coloured
     # CLIP's projection and DINO's head are no classifiers: where there is none by that name, it is new.
     part = _heads(name)[0].split(".")[0]
@@ -155,9 +155,14 @@ def _state(path: Path) -> tuple[dict[str, Tensor], list[str]]:
     return state, aside
 
 
+def _published(name: str, key: str) -> Any:
+    """What timm says of a model's published weights; None for a model that has none."""
+    return getattr(timm.get_pretrained_cfg(name), key, None)
+
+
 def _heads(name: str) -> tuple[str, ...]:
     """Paths of a model's classifiers: two in a distilled model."""
-    found = timm.get_pretrained_cfg_value(name, "classifier") or "head"
+    found = _published(name, "classifier") or "head"
     return tuple(found) if isinstance(found, (tuple, list)) else (found,)
 
 

@@ -261,12 +261,11 @@ class _Cuts:
 
     def backward(self, model: nn.Module) -> None:
         """From the logits on, after the backward of the loss; gradients are reduced in the last one."""
-        *before, last = reversed(self._pairs)
+        *before, (last, gradient) = ((logits, leaf.grad) for logits, leaf in reversed(self._pairs))
         with without_gradient_sync(model):
-            for logits, leaf in before:
-                logits.backward(leaf.grad)
-        logits, leaf = last
-        logits.backward(leaf.grad)
+            for logits, each in before:
+                torch.autograd.backward(logits, each)
+        torch.autograd.backward(last, gradient)
 
 
 def _logits(model: nn.Module, x: Any, cuts: _Cuts | None = None) -> Tensor:

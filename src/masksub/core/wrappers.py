@@ -88,11 +88,11 @@ def shells(model: nn.Module, memo: dict[int, Any]) -> None:
         memo: as for ``copy.deepcopy``, with a plain tensor for each parameter. Gets, for each sharded module, a copy of
             the class that it had before, without hooks.
     """
-    copies = []
+    copies: list[tuple[Any, Any]] = []
     for module in sharded_modules(model):
         # [FSDP class made for this one, FSDPModule, class before, ...]
-        plain = memo[id(module)] = object.__new__(type(module).__mro__[2])
-        copies.append((module, plain))
+        memo[id(module)] = object.__new__(type(module).__mro__[2])
+        copies.append((module, memo[id(module)]))
     for module, plain in copies:  # now that each is known, so that one may hold another
         state = {name: value for name, value in vars(module).items() if not name.startswith(_STATE_OF_SHARDING)}
         state.update(_forward_hooks=OrderedDict(), _forward_pre_hooks=OrderedDict())

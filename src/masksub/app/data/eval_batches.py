@@ -53,7 +53,7 @@ class EvalBatches(Supply):
         Raises:
             InputError: a label that is no class, an image that can't be decoded, or a setting that can't be had.
         """
-        indices = torch.arange(rank, len(source), world)
+        indices = torch.arange(len(source))[rank::world]  # none where there are more processes than images
         super().__init__(
             source, data, augment, indices=indices, seed=None, num_classes=len(source.classes), device=device
         )

@@ -58,6 +58,7 @@ class Shapes:
         optimizer: bytes of the optimizer's state after its first step.
         main: operations of the main branch, forward and backward; 0 where it is not run.
         sub: operations of the sub branch; 0 where there is none.
+        backward: share of a branch's operations that its backward has, with blocks that it runs again.
         main_forward_only: the main branch is a teacher, without backward.
         plain: operations of a plain step.
         held: what a step holds for backward, with recompute as the recipe says.
@@ -75,6 +76,7 @@ class Shapes:
     optimizer: int
     main: float
     sub: float
+    backward: float
     main_forward_only: bool
     plain: float
     held: Held
@@ -165,11 +167,13 @@ def count_shapes(recipe: Recipe, classes: int) -> Shapes:
         InputError: the model can't be built or masked, or its optimizer's state can't be counted.
     """
     model, criterion = meta_model(recipe, classes), create_criterion(recipe)
+    optimizer = optimizer_bytes(recipe, model)
     own = [*model.parameters(), *model.buffers()]
     blocks = repeated_blocks(model)
     of_blocks = [sum(_bytes(p) for p in block.parameters()) for block in blocks]
     flops = _mean_flops(recipe, model, criterion, classes)
-    plain = FlopTable(model, criterion, recipe.model_copy(update={"method": "plain"}), classes).per_image(0.0, 0.0)
+    plain_recipe = recipe.model_copy(update={"method": "plain"})
+    plain = once = FlopTable(model, criterion, plain_recipe, classes).per_image(0.0, 0.0)
     # The largest sub branch; a weight in the middle, for at 0 or 1 a branch would be left out.
     ratio, weight = METHODS[recipe.method].settings(
         min(recipe.sub.ratio_schedule.bounds), sum(recipe.sub.weight_schedule.bounds) / 2
@@ -178,15 +182,16 @@ def count_shapes(recipe: Recipe, classes: int) -> Shapes:
     size, batch = recipe.data.image_size, recipe.train.batch_size
     shape = (batch, recipe.data.channels, size, size)
     held = held_by(model, step, shape, precision=recipe.train.precision)
-    plain_step = step_of(recipe.model_copy(update={"method": "plain"}), criterion, classes, 0.0, 0.0)
+    plain_step = step_of(plain_recipe, criterion, classes, 0.0, 0.0)
     plain_held = held_by(model, plain_step, shape, precision=recipe.train.precision)
     block_kept = 0
     if recipe.train.recompute:
         _recompute(model, False, recipe)
         block_kept = held_by(model, step, shape, precision=recipe.train.precision).block or 0
+        once = FlopTable(model, criterion, plain_recipe, classes).per_image(0.0, 0.0)
     runs_main = weight < 1 or METHODS[recipe.method].target != "labels"
     teacher = weight == 1 and runs_main
-    forward = plain / (4 if recipe.train.recompute else 3)
+    forward = once / 3
     main = forward if teacher else min(plain, flops) if runs_main else 0.0
     return Shapes(
         parameters=sum(p.numel() for p in model.parameters()),
@@ -195,9 +200,10 @@ def count_shapes(recipe: Recipe, classes: int) -> Shapes:
         block=max(of_blocks, default=0),
         rest=sum(_bytes(p) for p in model.parameters()) - sum(of_blocks),
         blocks=len(blocks),
-        optimizer=optimizer_bytes(recipe, model),
+        optimizer=optimizer,
         main=main,
         sub=flops - main,
+        backward=1 - forward / plain,
         main_forward_only=teacher,
         plain=plain,
         held=held,

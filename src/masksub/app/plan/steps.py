@@ -114,7 +114,7 @@ def update_of(
     for part in range(min(parts, 2)):  # all but the last are alike
         last = part == 1 or parts == 1
         times = 1 if last else parts - 1
-        passes = list(_passes(arm, recipe, shapes))
+        passes = list(_passes(arm, shapes))
         for number, (name, operations) in enumerate(passes):
             wait = all_gather_seconds(gathered, gpus, bandwidth) if sharded else 0.0
             if last and number == len(passes) - 1:
@@ -127,10 +127,9 @@ def update_of(
     return Update(arm, gpus, batch, parts, compute, communication, seconds, sent=communication * bandwidth)
 
 
-def _passes(arm: str, recipe: Recipe, shapes: Shapes) -> Iterator[tuple[str, float]]:
+def _passes(arm: str, shapes: Shapes) -> Iterator[tuple[str, float]]:
     """Name and operations of each forward and backward of a batch, for one image."""
-    # With recompute the forward is run again in the backward.
-    share = 3 / 4 if recipe.train.recompute else 2 / 3
+    share = shapes.backward
     plain, teacher = arm == "plain", shapes.main_forward_only and arm != "plain"
     main, sub = (shapes.plain, 0.0) if plain else (shapes.main, shapes.sub)
     joint = not plain and main > 0 and sub > 0 and len(shapes.held.kept) == 1 and not teacher

@@ -19,8 +19,12 @@ class Model(Settings):
     kwargs: dict[str, Any] = Field(default_factory=dict)
     """Keyword arguments for it (patch_size, embed_dim, drop_path_rate, ...)."""
     weights: str | None = None
-    """Weights to start from: "pretrained" for timm's own; a .safetensors or .pth file; a run folder, for its last
-    checkpoint; "hf-hub:OWNER/NAME"; or a https:// address. A head of other classes is made anew."""
+    """Weights to start from: "pretrained" for timm's own; a file (.safetensors, .pth, .bin, .npz); a run folder, for
+    its last checkpoint; "hf-hub:OWNER/NAME" with or without "@REVISION"; or an http(s) address. A head of other classes
+    is made anew; nothing else may be missing."""
+    drop_path: Literal["linear", "uniform"] = "linear"
+    """How model.kwargs.drop_path_rate is given to the blocks: rising linearly from 0 (timm), or the same to each (DeiT
+    III)."""
     attention: Literal["auto", "fused", "unfused"] = "auto"
     """Attention of timm transformers; "auto" takes what is faster on this device and precision."""
 

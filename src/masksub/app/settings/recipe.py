@@ -64,6 +64,11 @@ class Recipe(Settings):
             mistakes.append('sub.bn = "main": cosub has no main branch; use "shared"')
         if (self.augment.mixup or self.augment.cutmix) and self.train.batch_size % 2:
             mistakes.append(f"train.batch_size = {self.train.batch_size}: mixup and cutmix need an even number")
+        if self.loss.target_threshold == 0 and self.loss.smoothing > 0:
+            mistakes.append(
+                f"loss.smoothing = {self.loss.smoothing}: with loss.target_threshold = 0 it makes each class a target; "
+                f"leave one of them out"
+            )
         if self.train.global_batch_size is not None and self.train.accumulate != 1:
             mistakes.append(
                 f"train.accumulate = {self.train.accumulate}: it follows from train.global_batch_size = "
