@@ -105,9 +105,9 @@ def plan_of(results: dict[str, Any], changes: tuple[str, ...], *, network: float
 
 def command(changes: tuple[str, ...], more: str = "") -> str:
     """The command line of a plan."""
-    return (
-        f"masksub plan {RECIPE} {' '.join(changes)} \\\n    --gpus {GPUS} --images {IMAGES} --classes {CLASSES}{more}"
-    )
+    lines = [" ".join(changes[first : first + 3]) for first in range(0, len(changes), 3)]
+    lines.append(f"--gpus {GPUS} --images {IMAGES} --classes {CLASSES}{more}")
+    return f"masksub plan {RECIPE} " + " \\\n    ".join(lines)
 
 
 def table(plan: Plan) -> str:
@@ -121,6 +121,7 @@ def render(results: dict[str, Any]) -> str:
     """The page."""
     fixed = plan_of(results, FIXED)
     fast = plan_of(results, FIXED, network=3200)
+    growing = plan_of(results, GROWING)
     update, shapes = fixed.updates["masksub"], fixed.shapes
     gradients = shapes.gradients / 1e9
     sums = {
@@ -137,6 +138,10 @@ def render(results: dict[str, Any]) -> str:
         "ratio": f"{(shapes.main + shapes.sub) / shapes.plain:.3f}",
         "plain_hours": f"{fixed.totals['plain'].hours:,.0f}",
         "hours": f"{fixed.totals['masksub'].hours:,.0f}",
+        "exposed": f"{update.exposed:.3f}",
+        "plain_exposed": f"{fixed.updates['plain'].exposed:.3f}",
+        "growing_ideal": f"{growing.updates['masksub'].efficiency:.0%}",
+        "growing_plain_ideal": f"{growing.updates['plain'].efficiency:.0%}",
         "fast_plain_hours": f"{fast.totals['plain'].hours:,.0f}",
         "fast_hours": f"{fast.totals['masksub'].hours:,.0f}",
     }
@@ -148,7 +153,7 @@ def render(results: dict[str, Any]) -> str:
         "FAST_COMMAND": command(FIXED, " --network 3200"),
         "FAST": table(fast),
         "GROWING_COMMAND": command(GROWING),
-        "GROWING": table(plan_of(results, GROWING)),
+        "GROWING": table(growing),
         "SHARDED_COMMAND": command(SHARDED),
         "SHARDED": table(plan_of(results, SHARDED)),
         "CHECKED": _memory_table(results["memory"]),

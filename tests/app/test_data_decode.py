@@ -14,6 +14,7 @@ import torch
 from PIL import Image, ImageFile
 
 from masksub.app.data import EvalBatches, ImageError, TrainBatches, load_image, open_source, prepare
+from masksub.app.data.skips import Skips
 from masksub.app.errors import InputError
 from masksub.app.settings import Augment, Data
 from tests.app.test_data_sources import folders, pack, write_images
@@ -167,6 +168,15 @@ def test_too_many_skipped(tmp_path: Path, cache: str) -> None:
     path, _ = damaged_set(tmp_path, "folder")
     with pytest.raises(InputError, match=r"2 images can't be decoded, more than data\.max_skipped = 1: .*set/[ab]/"):
         list(train_batches(path, cache, on_error="skip", max_skipped=1).epoch(0))
+
+
+def test_messages_of_the_first_ten_are_kept() -> None:
+    """An image that is met again in each epoch must not push its own message out."""
+    skips = Skips(Data(on_error="skip"))
+    for _ in "ab":
+        for index in range(12):
+            skips.add(index, f"image {index}")
+    assert len(skips) == 12 and skips.first == [f"image {index}" for index in range(10)]
 
 
 def test_what_was_skipped_survives_a_resumption(tmp_path: Path) -> None:

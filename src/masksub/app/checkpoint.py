@@ -12,7 +12,8 @@ import json
 import os
 import pickle
 import shutil
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,16 @@ from torch import Tensor, nn
 
 from .errors import InputError
 
-__all__ = ["Checkpoint", "any_in", "latest", "load_weights", "read_weights", "save", "sweep_away_unfinished"]
+__all__ = [
+    "Checkpoint",
+    "any_in",
+    "latest",
+    "latest_state",
+    "load_weights",
+    "read_weights",
+    "save",
+    "sweep_away_unfinished",
+]
 
 _PREFIX = "update-"
 _WRITING = ".writing-"
@@ -44,8 +54,22 @@ class Checkpoint:
         return ema if ema.exists() else self.path / "model.safetensors"
 
     def training_state(self) -> dict[str, Any]:
-        """Optimizer, scaler and place in training. Nothing but tensors and plain values is ever unpickled."""
-        state: dict[str, Any] = torch.load(self.path / "training.pt", map_location="cpu", weights_only=True)
+        """Optimizer, scaler and place in training. Nothing but tensors and plain values is ever unpickled.
+
+        Raises:
+            InputError: it holds something else, or can't be read.
+        """
+        file = self.path / "training.pt"
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # torch on a file of an unusual kind; what matters is said here
+                state: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
+        except pickle.UnpicklingError as error:
+            raise InputError(f"{file.name} holds more than tensors and plain values, and could run code") from error
+        except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+            raise InputError(f"{file.name} can't be read: {_first_line(error)}") from error
+        if not isinstance(state, dict):
+            raise InputError(f"{file.name} holds a {type(state).__name__}")
         return state
 
 
@@ -75,6 +99,7 @@ def save(
     """
     target = folder / f"{_PREFIX}{update:08d}"
     if target.exists() and damage(target) is None:
+        prune(folder, keep)  # a process that was killed while it did may have left half of one
         return Checkpoint(target, update)
     writing = folder / f"{_WRITING}{update:08d}"
     shutil.rmtree(writing, ignore_errors=True)
@@ -82,7 +107,8 @@ def save(
         writing.mkdir(parents=True)
         for stem, tensors in weights.items():
             save_file(_on_cpu(tensors), writing / f"{stem}.safetensors", metadata={"format": "pt"})
-        torch.save(training, writing / "training.pt")
+        with (writing / "training.pt").open("wb") as file:  # by Python, which says why a write fails
+            torch.save(training, file)
         files = {path.name: _fingerprint(path) for path in sorted(writing.iterdir())}
         manifest = {"format": 1, "update": update, "files": files}
         (writing / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
@@ -97,8 +123,7 @@ def save(
             raise OSError(_first_line(error)) from error
         raise
     _flush(folder)
-    for old in _folders(folder)[:-keep]:
-        shutil.rmtree(old)
+    prune(folder, keep)
     return Checkpoint(target, update)
 
 
@@ -115,19 +140,39 @@ def any_in(folder: Path) -> bool:
 
 def latest(folder: Path, tell: Callable[[str], None]) -> Checkpoint | None:
     """The newest checkpoint that is whole; each damaged one is named through ``tell`` and passed over."""
+    return next(_whole(folder, tell), None)
+
+
+def latest_state(folder: Path, tell: Callable[[str], None]) -> tuple[Checkpoint, dict[str, Any]] | None:
+    """The newest checkpoint that is whole and can be loaded, with its state of training; else as ``latest``."""
+    for found in _whole(folder, tell):
+        try:
+            return found, found.training_state()
+        except InputError as error:
+            tell(_refusal(found.path, str(error)))
+    return None
+
+
+def _whole(folder: Path, tell: Callable[[str], None]) -> Iterator[Checkpoint]:
     for path in reversed(_folders(folder)):
         why = damage(path)
         if why is None:
-            return Checkpoint(path, int(path.name.removeprefix(_PREFIX)))
-        tell(f"checkpoint {path} is refused: {why}; looking for the one before")
-    return None
+            yield Checkpoint(path, int(path.name.removeprefix(_PREFIX)))
+        else:
+            tell(_refusal(path, why))
+
+
+def _refusal(path: Path, why: str) -> str:
+    return f"checkpoint {path} is refused: {why}; looking for the one before"
 
 
 def damage(path: Path) -> str | None:
     """Why a checkpoint can't be used, None if it is whole."""
     try:
         manifest = json.loads((path / "manifest.json").read_text(encoding="utf-8"))
-        files = manifest["files"]
+        files = dict(manifest["files"])
+        if any(name != Path(name).name for name in files) or not {"model.safetensors", "training.pt"} <= files.keys():
+            return "manifest.json does not list the files of a checkpoint"
     except (OSError, ValueError, KeyError, TypeError):
         return "manifest.json is missing or unreadable"
     for name, expected in files.items():
@@ -183,6 +228,12 @@ def load_weights(model: nn.Module, path: Path) -> None:
         model.load_state_dict(state)
     except (RuntimeError, TypeError, AttributeError) as error:
         raise InputError(f"{path} does not fit {type(model).__name__}: {error}") from error
+
+
+def prune(folder: Path, keep: int) -> None:
+    """Remove the oldest checkpoints beyond ``keep``."""
+    for old in _folders(folder)[:-keep]:
+        shutil.rmtree(old)
 
 
 def _folders(folder: Path) -> list[Path]:

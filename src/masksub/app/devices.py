@@ -11,8 +11,8 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.utils import GradientAccumulationPlugin, InitProcessGroupKwargs
 
-from .errors import InputError
-from .settings import Recipe
+from .errors import InputError, StoppedError
+from .settings import Recipe, Train
 
 __all__ = ["create_accelerator", "refuse_copies"]
 
@@ -29,6 +29,7 @@ def create_accelerator(recipe: Recipe) -> Accelerator:
     Raises:
         InputError: a device or precision that this machine does not have, or a configuration of ``accelerate launch``
             that contradicts the recipe.
+        StoppedError: the processes do not find each other.
     """
     wanted = recipe.train
     if wanted.device == "cuda" and not torch.cuda.is_available():
@@ -49,19 +50,31 @@ def create_accelerator(recipe: Recipe) -> Accelerator:
     if wanted.device == "auto" and started != "1":
         # Accelerate takes several processes without GPUs for as many trainings, unless it is told.
         cpu = not torch.accelerator.is_available()
-    accelerator = Accelerator(
-        mixed_precision="no" if wanted.precision == "fp32" else wanted.precision,
-        cpu=cpu,
-        # Else a number in accelerate's configuration divides each loss: the recipe accumulates by itself.
-        gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
-        kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(seconds=wanted.timeout_seconds))],
-    )
+    try:
+        accelerator = _accelerator(wanted, cpu)
+    except RuntimeError as error:
+        if started == "1":
+            raise
+        raise StoppedError(
+            f"the {started} processes of this training did not find each other within train.timeout_seconds = "
+            f"{wanted.timeout_seconds:g}: {str(error).splitlines()[0]}"
+        ) from error
     if str(accelerator.num_processes) != started:
         raise InputError(
             f"WORLD_SIZE = {started}, but {accelerator.num_processes} process(es) can train together with "
             f"train.device = {wanted.device!r} ({accelerator.device}): several processes need CUDA devices or 'cpu'"
         )
     return accelerator
+
+
+def _accelerator(wanted: Train, cpu: bool) -> Accelerator:
+    return Accelerator(
+        mixed_precision="no" if wanted.precision == "fp32" else wanted.precision,
+        cpu=cpu,
+        # Else a number in accelerate's configuration divides each loss: the recipe accumulates by itself.
+        gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
+        kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(seconds=wanted.timeout_seconds))],
+    )
 
 
 def refuse_copies(environment: Mapping[str, str] = os.environ) -> None:

@@ -44,7 +44,8 @@ def evaluate(
     """
     training = model.training
     model.eval()
-    sums: Tensor | None = None
+    # A process may have no image where there are few, and must take part in the reduction.
+    sums = torch.zeros(4 + 2 * BINS, dtype=torch.float64)
     classes = 0
     try:
         for x, y in batches:
@@ -53,13 +54,12 @@ def evaluate(
             # Sums are kept in double precision on the CPU: not every accelerator has it.
             logits = getattr(output, "logits", output).float().cpu()
             classes = logits.shape[1]
-            batch_sums = _sums(logits, y.cpu(), kind)
-            sums = batch_sums if sums is None else sums + batch_sums
+            sums += _sums(logits, y.cpu(), kind)
     finally:
         model.train(training)
-    if sums is None:
-        raise ValueError("there are no images to evaluate")
     images, top1, top5, loss, *bins = reduce(sums).tolist()
+    if not images:
+        raise ValueError("there are no images to evaluate")
     confidence, correct = bins[:BINS], bins[BINS:]
     result = {"top1": 100 * top1 / images, "loss": loss / images}
     if classes > 5:

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
 from accelerate import Accelerator
+from accelerate.utils import gather_object
 
 from .errors import StoppedError
 
 __all__ = ["Processes"]
+
+T = TypeVar("T")
 
 # Gloo tells a lost peer by a plain RuntimeError.
 _LOST = (
@@ -52,6 +56,10 @@ class Processes:
             return list(flags)
         raised = torch.tensor([float(flag) for flag in flags], device=self._accelerator.device)
         return [bool(value) for value in self._accelerator.reduce(raised).tolist()]
+
+    def gather(self, value: T) -> list[T]:
+        """The value of each process; it is pickled. All processes must ask."""
+        return list(gather_object([value])) if self.count > 1 else [value]
 
     def wait(self) -> None:
         """Go on when all processes are here."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable
 from typing import Any
 
@@ -37,6 +38,9 @@ class Records:
             from torch.utils.tensorboard import SummaryWriter
 
             try:
+                # The writer's thread would tell of a failure in its own way, after this.
+                with tempfile.NamedTemporaryFile(dir=folder.path, prefix="events.out.tfevents."):
+                    pass
                 self._events = SummaryWriter(str(folder.path), purge_step=update + 1 if update else None)
             except OSError as error:
                 raise InputError(

@@ -37,12 +37,13 @@ __all__ = [
 
 
 LOCK = ".lock"
+_WRITING = ".writing"
 
 
 def write_text_atomically(path: Path, text: str) -> None:
     """Write a file so that a reader, or a machine that loses power, sees the old content or the new one."""
     # A name of its own: two commands may write the same result at the same moment.
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.writing")
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}{_WRITING}")
     try:
         with temporary.open("w", encoding="utf-8") as file:
             file.write(text)
@@ -139,6 +140,11 @@ class RunFolder:
         if self._metrics.exists():
             with self._metrics.open("a", encoding="utf-8") as file:
                 os.fsync(file.fileno())
+
+    def sweep_away_unfinished(self) -> None:
+        """Remove what a killed process was writing; nobody else may be writing."""
+        for path in self.path.glob(f".*{_WRITING}"):
+            path.unlink(missing_ok=True)
 
     def set_aside(self) -> Path:
         """Move the folder out of the way, under a name that is free, and return that name; nothing is lost."""

@@ -22,7 +22,7 @@ from .errors import InputError
 from .models import create_criterion, create_model, create_optimizer, create_schedule
 from .seeds import mix
 from .settings import Recipe
-from .sharding import prepare
+from .sharding import prepare, shards
 
 __all__ = ["Setup", "set_up"]
 
@@ -108,7 +108,7 @@ def set_up(
         raise InputError(str(error)) from error
 
     # 1. Data and model.
-    train_source, val_source = open_data(recipe.data, recipe.seed)
+    train_source, val_source = open_data(recipe.data, recipe.seed, reading)
     classes = train_source.classes
     torch.manual_seed(mix(recipe.seed, "weights"))
     model = create_model(recipe.changed("model", weights=None) if restored else recipe, len(classes), tell)
@@ -138,6 +138,9 @@ def set_up(
     eval_batches = EvalBatches(val_source, recipe.data, recipe.augment, batch_size=eval_size, progress=reading, **place)
     updates_per_epoch = batches.batches_per_epoch // parts
     updates = max(1, round(recipe.train.epochs * updates_per_epoch))
+
+    if recipe.train.shard == "full" and not shards(accelerator, recipe):
+        tell("train.shard = 'full': there is one process, so that the model stays whole")
 
     # 3. Moving average, processes, optimizer, schedule, and the step.
     ema = None

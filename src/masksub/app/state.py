@@ -5,13 +5,16 @@ All randomness depends on the place in training (``seeds``), so weights, optimiz
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
+from accelerate.utils import gather_object
 from torch import Tensor, nn
 
 from . import checkpoint as checkpoints
+from .data import Supply
 from .energy import EnergyMeter
 from .errors import InputError, StoppedError
 from .progress import Reporter
@@ -29,6 +32,7 @@ class Standing:
 
     Attributes:
         update: optimizer updates that are done.
+        images: that were trained on, by all processes; those that could not be read are none.
         spent: seconds in all, train_seconds, data_seconds, flops, and energy_joules where a sensor answers.
         took: seconds of the last update.
         window: losses since the last line of metrics.
@@ -37,7 +41,7 @@ class Standing:
     """
 
     def __init__(self, energy: EnergyMeter | None) -> None:
-        self.update = 0
+        self.update = self.images = 0
         self.took = 0.0
         self.spent = {"seconds": 0.0, "train_seconds": 0.0, "data_seconds": 0.0, "flops": 0.0}
         self.window = LossWindow()
@@ -56,7 +60,13 @@ class Standing:
 
 
 def snapshot(
-    standing: Standing, *, model: nn.Module, ema: nn.Module | None, optimizer: Any, accelerator: Accelerator
+    standing: Standing,
+    *,
+    model: nn.Module,
+    ema: nn.Module | None,
+    optimizer: Any,
+    accelerator: Accelerator,
+    supplies: Sequence[Supply],
 ) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
     """What a checkpoint holds: state dicts of weights by file stem, and the state of training.
 
@@ -66,12 +76,14 @@ def snapshot(
     weights = {"model": full_model_state(model)}
     if ema is not None:
         weights["ema"] = full_model_state(ema)
+    own = {"window": standing.window.state(), "skipped": [supply.state_dict() for supply in supplies]}
     training = {
+        "of_each_process": gather_object([own]),
         "optimizer": full_optimizer_state(optimizer),
         "scaler": accelerator.scaler.state_dict() if accelerator.scaler is not None else None,
         "update": standing.update,
+        "images": standing.images,
         "spent": dict(standing.spent),
-        "window": standing.window.state(),
         "counts": dict(standing.counts),
         "processes": accelerator.num_processes,
     }
@@ -86,6 +98,7 @@ def restore(
     ema: nn.Module | None,
     optimizer: Any,
     accelerator: Accelerator,
+    supplies: Sequence[Supply],
     reporter: Reporter,
     approximate: bool = False,
 ) -> Path | None:
@@ -98,15 +111,15 @@ def restore(
         StoppedError: there are checkpoints, and none is whole.
         InputError: another number of processes than at the start.
     """
-    last = checkpoints.latest(folder, reporter.warn)
-    if last is None:
+    found = checkpoints.latest_state(folder, reporter.warn)
+    if found is None:
         if checkpoints.any_in(folder):
             raise StoppedError(
                 f"no checkpoint of {folder.parent} is whole; to start from the beginning, use --overwrite (the run is "
                 f"set aside)"
             )
         return None
-    state = last.training_state()
+    last, state = found
     if state["processes"] != accelerator.num_processes and not approximate:
         raise InputError(
             f"{last.path} was written by {state['processes']} process(es) and can't be gone on with exactly by "
@@ -118,9 +131,14 @@ def restore(
     load_full_optimizer_state(optimizer, state["optimizer"])
     if accelerator.scaler is not None and state["scaler"] is not None:  # None: it went on in another precision
         accelerator.scaler.load_state_dict(state["scaler"])
-    standing.update, standing.spent = state["update"], state["spent"]
+    standing.update, standing.spent, standing.images = state["update"], state["spent"], state["images"]
+    each = state["of_each_process"]
+    for process in each:
+        for supply, skipped in zip(supplies, process["skipped"], strict=True):
+            supply.load_state_dict(skipped)
+    rank = accelerator.process_index
+    standing.window = LossWindow(**each[rank]["window"]) if rank < len(each) else LossWindow()
     standing.counts.update(state.get("counts", {}))
-    standing.window = LossWindow(**state["window"])
     return last.path
 
 

@@ -21,7 +21,6 @@ def summarise(
     evaluations: list[dict[str, Any]],
     *,
     updates_per_epoch: int,
-    processes: int,
     parameters: int,
     device: torch.device,
 ) -> dict[str, Any]:
@@ -32,13 +31,11 @@ def summarise(
         standing: at the end.
         evaluations: their records, in order.
         updates_per_epoch: optimizer updates of an epoch.
-        processes: that trained.
         parameters: of the model, a number.
         device: whose memory is told.
     """
     standing.read_energy()
     spent, energy = standing.spent, standing.energy
-    images = standing.update * recipe.train.batch_size * recipe.train.parts(processes) * processes
     memory, memory_of = peak_bytes(device)
     return {
         "method": recipe.method,
@@ -47,12 +44,12 @@ def summarise(
         "best_top1": max(record["top1"] for record in evaluations),
         "updates": standing.update,
         "epochs": standing.update / updates_per_epoch,
-        "images": images,
+        "images": standing.images,
         "parameters": parameters,
         **{key: round(value, 3) for key, value in spent.items()},
         "skipped_updates": standing.counts["skipped_updates"],
         "overflowed_updates": standing.counts["overflowed_updates"],
-        "images_per_second": round(images / spent["train_seconds"], 1),
+        "images_per_second": round(standing.images / spent["train_seconds"], 1),
         "data_wait_share": round(spent["data_seconds"] / spent["train_seconds"], 4),
         **({"energy_of": energy.name} if energy and "energy_joules" in spent else {}),
         "peak_memory_bytes": memory,

@@ -195,6 +195,8 @@ class Trainer:
             if not at_once:
                 self.writer.close()
                 records.close()
+                self.setup.batches.close()
+                self.setup.eval_batches.close()
 
     def _why_stopped(self, what: str) -> str:
         lr = self.setup.optimizer.param_groups[0]["lr"]
@@ -217,8 +219,9 @@ class Trainer:
         if self.standing.update % self.recipe.train.log_every and self.standing.update != self.setup.updates:
             return
         self.standing.read_energy()
-        if self.standing.window.count:  # none of the updates may have been made
-            records.write(self.standing.window.means(self._place()))
+        window = LossWindow.of_all(self.processes.gather(self.standing.window))
+        if window.count:  # none of the updates may have been made
+            records.write(window.means(self._place()))
         self.standing.window = LossWindow()
 
     def _evaluate_where_due(self, records: Records) -> None:
@@ -290,6 +293,7 @@ class Trainer:
             "ema": ema,
             "optimizer": self.setup.optimizer,
             "accelerator": self.accelerator,
+            "supplies": (self.setup.batches, self.setup.eval_batches),
         }
 
     def _save(self, *, wait: bool = False) -> None:
@@ -305,6 +309,7 @@ class Trainer:
         exact = going_on is None or going_on.exact
         if self.processes.is_main:
             checkpoints.sweep_away_unfinished(self.folder.checkpoints)
+            self.folder.sweep_away_unfinished()
         self.processes.wait()
         last = restore(
             self.folder.checkpoints, self.standing, reporter=self.reporter, approximate=not exact, **self._parts()
@@ -314,6 +319,8 @@ class Trainer:
         else:
             self.reporter.line(f"going on from update {self.standing.update} of {self.setup.updates} ({last})")
         if self.processes.is_main:
+            if last is not None:  # a process that was killed while it removed one may have left half of it
+                checkpoints.prune(self.folder.checkpoints, self.recipe.train.keep_checkpoints)
             self.folder.forget_after(self.standing.update)
             if going_on is not None:
                 facts = {"update": self.standing.update, "processes": self.processes.count, "exact": exact}
@@ -326,7 +333,6 @@ class Trainer:
             self.standing,
             [record for record in self.folder.metrics() if record["kind"] == "eval"],
             updates_per_epoch=self.setup.updates_per_epoch,
-            processes=self.processes.count,
             parameters=sum(p.numel() for p in self.setup.plain_model.parameters()),
             device=self.accelerator.device,
         )
@@ -360,14 +366,22 @@ class Trainer:
         return {
             "update": self.standing.update,
             "epoch": self._epoch,
-            "images": self.standing.update * self.setup.images_per_update,
+            "images": self.standing.images,
             "seconds": round(self.standing.spent["seconds"], 3),
             "flops": self.standing.spent["flops"],
             "lr": self.setup.optimizer.param_groups[0]["lr"],
             "mask_ratio": ratio,
             "weight": weight,
-            **{key: count for key, count in self.standing.counts.items() if count},
+            **self._left_out(),
         }
+
+    def _left_out(self) -> dict[str, int]:
+        """Counts of updates left out, where the recipe may leave some out."""
+        may = {
+            "skipped_updates": self.recipe.train.on_nan == "skip",
+            "overflowed_updates": bool(self.accelerator.scaler),
+        }
+        return {key: self.standing.counts[key] for key, possible in may.items() if possible}
 
     def _show(self) -> None:
         last, counts, took = self.standing.window.last, self.standing.counts, self.standing.took

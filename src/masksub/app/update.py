@@ -88,6 +88,7 @@ class Updater:
             with contextlib.nullcontext() if last else without_gradient_sync(setup.model):
                 out = setup.step(x, y, generator=masks, backward=self._backward)
             losses.append(read_losses(out))
+            standing.images += len(x) * self._processes.count
             standing.spent["flops"] += setup.flops.per_image(ratio, weight) * len(x) * self._processes.count
         told = self._finish(losses, flags)
         standing.update += 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -52,6 +53,19 @@ class LossWindow:
     def state(self) -> dict[str, Any]:
         """Arguments that make an equal window."""
         return {"sums": self.sums, "count": self.count, "largest": self.largest}
+
+    @classmethod
+    def of_all(cls, windows: Iterable[LossWindow]) -> LossWindow:
+        """One window of several processes' steps; the gradient, which they share, is the first one's."""
+        windows = list(windows)
+        keys = {key: None for window in windows for key in window.sums}
+        made = cls(
+            {key: sum(window.sums.get(key, 0.0) for window in windows) for key in keys},
+            sum(window.count for window in windows),
+            max(window.largest for window in windows),
+        )
+        made.gradient_norm = windows[0].gradient_norm
+        return made
 
     def means(self, place: dict[str, Any]) -> dict[str, Any]:
         """A line of metrics: ``place``; means over the steps since the last line of the losses and of the branches'

@@ -47,6 +47,7 @@ def _code(error: Exception) -> int:
 
 
 _EXTRAS = {
+    "datasets": "datasets",
     "transformers": "transformers",
     "optuna": "sweep",
     "psycopg": "sweep",

@@ -51,9 +51,11 @@ def train(
 
     Example: masksub train digits/vit_micro optim.lr=1e-3 sub.ratio=0.6
     """
+    from masksub.app.devices import refuse_copies
     from masksub.app.progress import Reporter
     from masksub.app.train import train as run_training
 
+    refuse_copies()
     settings, folder = _recipe_and_folder(recipe, overrides or [], run, resume=resume)
     reporter = Reporter(quiet=quiet or as_json)
     summary = run_training(

@@ -11,19 +11,19 @@ import torch
 from torch import Tensor, nn
 
 from .intercept import whole
-from .wrappers import unwrap
+from .wrappers import gathered, shells, unwrap
 
 __all__ = ["meta_copy", "on_meta", "real_copy"]
 
 
 def meta_copy(model: nn.Module) -> nn.Module:
     """A copy of the unwrapped model, without any branch in force, on the meta device; weights are not copied."""
-    return _copy(unwrap(model), lambda tensor: tensor.detach().to("meta"))
+    return _copy(unwrap(model), _without_values)
 
 
 def real_copy(model: nn.Module) -> nn.Module:
     """A copy of the unwrapped model, without any branch in force, with its weights, where the model is."""
-    return _copy(unwrap(model), lambda tensor: tensor.detach().clone())
+    return _copy(unwrap(model), lambda tensor: gathered(tensor.detach()).clone())
 
 
 def on_meta(x: Any) -> Any:
@@ -31,6 +31,11 @@ def on_meta(x: Any) -> Any:
     if isinstance(x, Mapping):
         return {name: on_meta(value) for name, value in x.items()}
     return torch.empty_like(x, device="meta") if isinstance(x, Tensor) else x
+
+
+def _without_values(tensor: Tensor) -> Tensor:
+    # The whole tensor's shape, also where this process holds a shard of it.
+    return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="meta")
 
 
 def _copy(model: nn.Module, convert: Any) -> nn.Module:
@@ -47,6 +52,7 @@ def _copy(model: nn.Module, convert: Any) -> nn.Module:
         # Some models keep what they computed last, with its graph, which can't be copied.
         for tensor in (*model.buffers(), *_kept_results(model)):
             memo[id(tensor)] = convert(tensor)
+        shells(model, memo)
         return copy.deepcopy(model, memo)
 
 

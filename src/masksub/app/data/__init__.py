@@ -5,11 +5,13 @@ from masksub.app.data.batches import TrainBatches
 from masksub.app.data.decode import ImageError, load_image, prepare
 from masksub.app.data.eval_batches import EvalBatches
 from masksub.app.data.sources import Source, open_data, open_path, open_source
+from masksub.app.data.supply import Supply
 
 __all__ = [
     "EvalBatches",
     "ImageError",
     "Source",
+    "Supply",
     "TrainBatches",
     "load_image",
     "normalise",

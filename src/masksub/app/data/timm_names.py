@@ -29,7 +29,8 @@ class TimmDataset:
     """A data set with random access from timm's data layer.
 
     Nothing is downloaded for "torch/" names. After "hfds/" comes a name of the Hugging Face hub, or the path of a
-    folder of parquet files ("hfds//data/pets", "hfds/./pets"); needed are the columns "image" and "label".
+    folder of parquet files ("hfds//data/pets", "hfds/./pets"); ``data.image_key`` and ``data.label_key`` name its
+    columns.
     """
 
     def __init__(self, name: str, root: str | None, split: str, data: Data) -> None:
@@ -46,7 +47,7 @@ class TimmDataset:
                 f"order of their own, so that a run could not be resumed exactly"
             )
         if kind == "hfds" and importlib.util.find_spec("datasets") is None:
-            raise InputError(f"data.name = {name!r} needs the library datasets: pip install datasets")
+            raise InputError(f"data.name = {name!r} needs the library datasets: pip install 'masksub[datasets]'")
         if kind == "torch":
             if root is None:
                 raise InputError(f"data.root is missing: data.name = {name!r} needs the folder that holds the set")
@@ -56,7 +57,8 @@ class TimmDataset:
             if split not in _TRAIN | _EVAL:
                 raise InputError(f"{split!r} is no split of {name}; accepted are {', '.join(sorted(_TRAIN | _EVAL))}")
         try:
-            self._set: Any = create_dataset(name, root=root, split=split, download=False)
+            keys = {"input_key": data.image_key, "target_key": data.label_key} if kind == "hfds" else {}
+            self._set: Any = create_dataset(name, root=root, split=split, download=False, **keys)
         except Exception as error:  # each library has its own way to say that a set is not there
             at = root if root is not None else "the cache of Hugging Face datasets"
             raise InputError(f"data.name = {name!r}: split {split!r} is not found in {at}: {error}") from error
@@ -77,8 +79,8 @@ class TimmDataset:
                 if key not in found:
                     raise InputError(
                         f"data.name = {name!r}: there is no column {key!r}; the set has "
-                        f"{', '.join(map(repr, found))}. Accepted are sets with the columns "
-                        f"{reader.image_key!r} and {reader.label_key!r}"
+                        f"{', '.join(map(repr, found))}. Name those of images and labels: data.image_key, "
+                        f"data.label_key"
                     )
             targets: Any = list(reader.dataset[reader.label_key])
             index_of = reader.class_to_idx

@@ -22,7 +22,9 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-__all__ = ["Held", "Step", "held_by", "repeated_blocks"]
+from masksub.core.residual import exits_of
+
+__all__ = ["Held", "Step", "blocks_of", "held_by"]
 
 Step = Any
 """Called with (model, x, backward): runs a two-branch step and calls ``backward`` in place of each backward."""
@@ -37,7 +39,7 @@ class Held:
     Attributes:
         kept: activations, one entry a backward: two in split mode (main branch, sub branch), one in joint mode.
         copies: most bytes of weights cast to the precision of the forward.
-        block: most that one repeated block keeps; None without repeated blocks.
+        block: most that one block keeps; None without blocks.
         widest: the largest single tensor.
     """
 
@@ -73,7 +75,7 @@ def held_by(
         records: list[tuple[int, int]] = []
         blocks: list[int] = []
         alive = _Alive(own)
-        for block in repeated_blocks(trial):
+        for block in blocks_of(trial):
             _measure_block(block, alive, blocks)
         with _GpuAttention() if device == "cuda" else contextlib.nullcontext(), alive:
             images = torch.empty(*x, device=device)
@@ -86,15 +88,9 @@ def held_by(
     )
 
 
-def repeated_blocks(model: nn.Module) -> list[nn.Module]:
-    """The innermost repeated blocks: two and more neighbours of one class, which have parts themselves."""
-    found = []
-    for module in model.modules():
-        children = [child for child in module.children() if next(child.children(), None) is not None]
-        same = isinstance(module, (nn.Sequential, nn.ModuleList)) and len({type(child) for child in children}) == 1
-        if same and len(children) > 1:
-            found += [child for child in children if not repeated_blocks(child)]
-    return list({id(block): block for block in found}.values())
+def blocks_of(model: nn.Module) -> list[nn.Module]:
+    """The blocks of a model: what FSDP2 gathers at once, and what recompute runs again."""
+    return [model.get_submodule(path) for path in exits_of(model) if path]
 
 
 class _Alive(TorchDispatchMode):  # type: ignore[no-untyped-call]

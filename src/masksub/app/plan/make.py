@@ -176,6 +176,8 @@ def make_plan(
     for name, rate in (("measured", measured), ("measured-plain", measured_plain)):
         if rate is not None and not 0 < rate < float("inf"):
             raise InputError(f"--{name} {rate:g}: images a second must be above 0")
+    if recipe.train.shard == "full" and recipe.train.precision == "fp16":
+        raise InputError("train.precision = 'fp16': not together with train.shard = 'full'; use 'bf16' or 'fp32'")
     parts = _parts(recipe, gpus)
     data = data_size(recipe, images, classes)
     counted = shapes or count_shapes(recipe, data.classes)

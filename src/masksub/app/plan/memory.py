@@ -21,7 +21,7 @@ class Memory:
         buckets: DDP's buckets, a second copy of the gradients.
         optimizer: its state.
         average: the moving average.
-        gathered: FSDP2: the parts of the model that are whole at one time.
+        gathered: FSDP2: weights that are whole at one time, of two blocks and of what is in no block.
         copies: weights in the precision of the forward, kept by autocast until backward.
         activations: what a step holds for backward: of the larger branch in split mode, of both in joint mode.
         main: of these, the main branch's; in joint mode both branches'.
@@ -75,15 +75,14 @@ def memory_of(arm: str, recipe: Recipe, shapes: Shapes, *, gpus: int, batch: int
     several = parts > 1 or len(held) > 1
     scale = batch / shapes.batch
     kept = [scale * (each + shapes.block_kept) for each in held]
-    bytes_each = 4 if recipe.train.precision == "fp32" else 2
     return Memory(
         weights=shapes.weights / split,
         gradients=shapes.gradients * (1 / split + (1 if several else 0)) if sharded else shapes.gradients,
         buckets=shapes.gradients if gpus > 1 and not sharded else 0,
         optimizer=shapes.optimizer / split,
         average=0 if recipe.train.ema_decay is None else shapes.weights / split,
-        gathered=(shapes.rest + 2 * shapes.block) / 4 * bytes_each if sharded else 0,
-        copies=0 if sharded else shapes.held.copies,
+        gathered=shapes.rest + 2 * shapes.block if sharded else 0,
+        copies=shapes.held.copies,
         activations=max(kept),
         main=kept[0],
         sub=kept[1] if len(kept) > 1 else 0,

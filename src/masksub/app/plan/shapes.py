@@ -19,7 +19,7 @@ from masksub.app.settings import Recipe
 from masksub.core.methods import METHODS
 from masksub.core.step import TwoBranchStep
 
-from .activations import Held, held_by, repeated_blocks
+from .activations import Held, blocks_of, held_by
 
 __all__ = ["DataSize", "Shapes", "count_shapes", "data_size", "meta_model", "optimizer_bytes", "step_of"]
 
@@ -52,9 +52,9 @@ class Shapes:
         parameters: weights, number of elements.
         weights: bytes of weights and buffers.
         gradients: bytes of the gradients, fp32.
-        block: bytes of the weights of the largest repeated block.
-        rest: bytes of the weights outside of all repeated blocks.
-        blocks: how many repeated blocks there are.
+        block: bytes of the weights of the largest block.
+        rest: bytes of the weights outside of all blocks.
+        blocks: how many blocks there are.
         optimizer: bytes of the optimizer's state after its first step.
         main: operations of the main branch, forward and backward; 0 where it is not run.
         sub: operations of the sub branch; 0 where there is none.
@@ -123,17 +123,7 @@ def meta_model(recipe: Recipe, classes: int) -> nn.Module:
         InputError: timm can't build it, or it can't recompute as the recipe asks.
     """
     with torch.device("meta"):
-        model = create_model(recipe.changed("model", weights=None), classes)  # shapes do not depend on them
-    _recompute(model, recipe.train.recompute, recipe)
-    return model.train()
-
-
-def _recompute(model: nn.Module, on: bool, recipe: Recipe) -> None:
-    switch = getattr(model, "set_grad_checkpointing", None)
-    if switch is None and on:
-        raise InputError(f"train.recompute = true: {recipe.model.name} has no switch for it")
-    if switch is not None:
-        switch(on)
+        return create_model(recipe.changed("model", weights=None), classes).train()  # shapes do not depend on them
 
 
 def optimizer_bytes(recipe: Recipe, model: nn.Module) -> int:
@@ -169,8 +159,8 @@ def count_shapes(recipe: Recipe, classes: int) -> Shapes:
     model, criterion = meta_model(recipe, classes), create_criterion(recipe)
     optimizer = optimizer_bytes(recipe, model)
     own = [*model.parameters(), *model.buffers()]
-    blocks = repeated_blocks(model)
-    of_blocks = [sum(_bytes(p) for p in block.parameters()) for block in blocks]
+    blocks = blocks_of(model)
+    inside = {id(p) for block in blocks for p in block.parameters()}
     flops = _mean_flops(recipe, model, criterion, classes)
     plain_recipe = recipe.model_copy(update={"method": "plain"})
     plain = once = FlopTable(model, criterion, plain_recipe, classes).per_image(0.0, 0.0)
@@ -186,7 +176,7 @@ def count_shapes(recipe: Recipe, classes: int) -> Shapes:
     plain_held = held_by(model, plain_step, shape, precision=recipe.train.precision)
     block_kept = 0
     if recipe.train.recompute:
-        _recompute(model, False, recipe)
+        model = meta_model(recipe.changed("train", recompute=False), classes)
         block_kept = held_by(model, step, shape, precision=recipe.train.precision).block or 0
         once = FlopTable(model, criterion, plain_recipe, classes).per_image(0.0, 0.0)
     runs_main = weight < 1 or METHODS[recipe.method].target != "labels"
@@ -197,8 +187,8 @@ def count_shapes(recipe: Recipe, classes: int) -> Shapes:
         parameters=sum(p.numel() for p in model.parameters()),
         weights=sum(map(_bytes, own)),
         gradients=sum(_bytes(p) for p in model.parameters() if p.requires_grad),
-        block=max(of_blocks, default=0),
-        rest=sum(_bytes(p) for p in model.parameters()) - sum(of_blocks),
+        block=max((sum(map(_bytes, block.parameters())) for block in blocks), default=0),
+        rest=sum(_bytes(p) for p in own if isinstance(p, nn.Parameter) and id(p) not in inside),
         blocks=len(blocks),
         optimizer=optimizer,
         main=main,

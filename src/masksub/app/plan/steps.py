@@ -99,7 +99,7 @@ def update_of(
 
     Args:
         arm: "plain" for the same recipe without sub branch, else the recipe's own method.
-        recipe: method, sharding and precision.
+        recipe: how it is sharded.
         shapes: operations and bytes.
         machine: links.
         rate: operations a second of one GPU, in fact reached.
@@ -109,13 +109,14 @@ def update_of(
     """
     sharded = recipe.train.shard == "full" and gpus > 1
     bandwidth = machine.bandwidth(gpus)
-    gathered = shapes.gradients if recipe.train.precision == "fp32" else shapes.gradients / 2
     compute = communication = seconds = 0.0
     for part in range(min(parts, 2)):  # all but the last are alike
         last = part == 1 or parts == 1
         times = 1 if last else parts - 1
         passes = list(_passes(arm, shapes))
         for number, (name, operations) in enumerate(passes):
+            # What is in no block stays gathered from a forward to the end of its backward.
+            gathered = shapes.gradients - (shapes.rest if name.endswith("backward") else 0)
             wait = all_gather_seconds(gathered, gpus, bandwidth) if sharded else 0.0
             if last and number == len(passes) - 1:
                 one = all_gather_seconds(shapes.gradients, gpus, bandwidth)

@@ -49,7 +49,7 @@ def memory_rows(plan: Plan) -> list[tuple[str, float]]:
         ("DDP's buckets: the gradients again", memory.buckets),
         (f"optimizer, {plan.recipe.optim.name}{share}", memory.optimizer),
         (f"moving average of the weights{share}", memory.average),
-        ("parts gathered at one time: two blocks and what is no block", memory.gathered),
+        ("gathered at one time: two blocks and what is in no block", memory.gathered),
         (f"weights in {plan.recipe.train.precision} for the forward", memory.copies),
         (f"activations of {branch} (main {_gib(memory.main)}, sub {_gib(memory.sub)})", memory.activations)
         if memory.sub
@@ -91,7 +91,7 @@ def advice_lines(plan: Plan) -> list[str]:
             more = "" if same else f" train.accumulate={train.accumulate * parts[0]}"
             advice.append(f"train.batch_size={size}{more} (the same update in {parts[0]} x as many parts)")
     if not train.recompute:
-        advice.append("train.recompute=true (operations about 4/3)")
+        advice.append("train.recompute=true (up to a third more operations; not with batch norm)")
     if plan.recipe.sub.mode == "joint":
         advice.append("sub.mode=split (activations of one branch at a time)")
     if train.shard == "none" and plan.gpus > 1:
@@ -176,7 +176,7 @@ def assumption_lines(plan: Plan) -> list[str]:
     ]
     if recipe.train.shard == "full":
         lines += [
-            "  FSDP2: the weights are gathered in the precision of the forward for each forward and backward, fp32",
+            "  FSDP2: fp32 weights are gathered for each forward and each backward, block by block, and fp32",
             "    gradients reduced once an update; a pass takes the longer of computing and communication; no latency",
         ]
     else:

@@ -16,7 +16,7 @@ class Data(Settings):
 
     name: str = "folder"
     """"digits" (embedded, no network), "folder" (class folders, also inside a .zip or .tar), "shards" (tar shards of
-    webdataset), or a name of timm's data layer: "torch/cifar10", "hfds/NAME"."""
+    webdataset), or a name of timm's data layer: "torch/cifar10", "hfds/NAME", "hfds/FOLDER"."""
     train: str | None = None
     """What to train on: for "folder", a folder or archive of class folders; for "shards", a folder of .tar files or
     their names with braces, "train-{0000..1023}.tar"."""
@@ -32,6 +32,10 @@ class Data(Settings):
     """Split to train on, for timm's names."""
     val_split: str = "validation"
     """Split to validate on, for timm's names."""
+    image_key: str = "image"
+    """Column of the images, for "hfds/NAME"."""
+    label_key: str = "label"
+    """Column of the labels, whole numbers, for "hfds/NAME"."""
     train_images: Annotated[int, Field(ge=1)] | None = None
     """Train on this many images only, chosen at random by the seed; None for all."""
     val_images: Annotated[int, Field(ge=1)] | None = None

@@ -76,6 +76,8 @@ class Recipe(Settings):
             )
         if self.train.shard == "full" and self.train.compile:
             mistakes.append('train.compile = true: not together with train.shard = "full"')
+        if self.train.shard == "full" and self.train.precision == "fp16":
+            mistakes.append('train.precision = "fp16": not together with train.shard = "full"; use "bf16" or "fp32"')
         if self.data.name == "shards" and (self.data.train is None or self.data.val is None):
             mistakes.append('data.train and data.val: data.name "shards" needs tar shards for both')
         if mistakes:
