@@ -70,8 +70,8 @@ def test_arms_share_weights_images_and_order(tmp_path: Path) -> None:
     seen: dict[str, Any] = {}
     for cell in plan(tmp_path, *ARMS):
         trainer = Trainer(cell.recipe, cell.run, create_accelerator(cell.recipe), quiet(), StopRequest())
-        weights = torch.cat([p.detach().flatten() for p in trainer.plain_model.parameters()])
-        x, y = next(trainer._stream())
+        weights = torch.cat([p.detach().flatten() for p in trainer.setup.plain_model.parameters()])
+        x, y = next(trainer.setup.stream(0))
         if not seen:
             seen = {"weights": weights, "x": x, "y": y}
         assert torch.equal(weights, seen["weights"]) and torch.equal(x, seen["x"]) and torch.equal(y, seen["y"])

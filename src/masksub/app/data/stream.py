@@ -31,6 +31,8 @@ __all__ = ["Images", "Place", "Stream"]
 Place = tuple[int, int, int]
 """Index of the image, epoch, and number of the copy in it."""
 
+_REQUESTS = (signal.SIGINT, signal.SIGTERM)
+
 
 class Images(Dataset[tuple[int, Tensor | str]]):
     """Images by place, augmented; a message in place of one that can't be decoded.
@@ -156,7 +158,7 @@ class _Loader:
     def run(self, plan: Iterable[list[Place]]) -> Iterator[tuple[Tensor, Tensor, list[tuple[int, str]]]]:
         self._plan.batches = plan
         try:
-            with _own_child_signals():
+            with _own_child_signals(), _no_request_while_they_start():
                 self._iterator = iter(self._loader)
             yield from self._iterator
         except RuntimeError as error:
@@ -194,9 +196,25 @@ def _own_child_signals() -> Iterator[None]:
             signal.signal(signum, before)
 
 
+@contextlib.contextmanager
+def _no_request_while_they_start() -> Iterator[None]:
+    """Hold requests to stop back from new workers until they ignore them; this process gets them a moment later."""
+    mask = getattr(signal, "pthread_sigmask", None)
+    if mask is None:
+        yield
+        return
+    before = mask(signal.SIG_BLOCK, _REQUESTS)  # workers inherit it
+    try:
+        yield
+    finally:
+        mask(signal.SIG_SETMASK, before)
+
+
 def _ignore_signals(worker: int) -> None:
-    for signum in (signal.SIGINT, signal.SIGTERM):
+    for signum in _REQUESTS:
         signal.signal(signum, signal.SIG_IGN)
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _REQUESTS)
 
 
 def _collate(samples: list[tuple[int, Tensor | str]]) -> tuple[Tensor, Tensor, list[tuple[int, str]]]:
