@@ -39,15 +39,19 @@ $ torchrun --nproc-per-node 8 --module masksub train deit3/vit_base_400 data.tra
 $ torchrun --nproc-per-node 8 --module masksub train deit3/vit_base_finetune data.train=PATH data.val=PATH
 ```
 
+Shards are read where they lie, on disks that all machines see, image by image, in an order that depends on the seed
+alone: a run goes on exactly where it stopped. Streams from an address have no such order and are not accepted.
+
 The comparison is the same command with `method=plain`. A run that was stopped goes on with `--resume`.
 
 | you have | add |
 |---|---|
 | another number of GPUs | only another `--nproc-per-node`: an update stays as large, what is missing is accumulated |
-| less memory | `train.batch_size=64`, or `train.recompute=true` |
+| less memory | `train.batch_size=64`, or `train.recompute=true`, which models with batch norm can't have |
 | class folders, `.zip` or `.tar` of them | `data.train=PATH data.val=PATH` |
-| tar shards | `data.name=shards 'data.train=PATH/imagenet1k-train-{0000..1023}.tar' data.val=...` |
-| a Hugging Face data set | `data.name=hfds/ILSVRC/imagenet-1k`, and `pip install datasets` |
+| tar shards of webdataset | `data.name=shards 'data.train=PATH/imagenet1k-train-{0000..1023}.tar' data.val=...` |
+| a Hugging Face data set | `data.name=hfds/ILSVRC/imagenet-1k`, and `pip install 'masksub[datasets]'` |
+| other columns in it | `data.image_key=img data.label_key=fine_label` |
 | weights to start from | `model.weights=FILE`, a run folder, `hf-hub:OWNER/NAME` or an address |
 
 `masksub recipes` lists every recipe with its file; `masksub plan RECIPE --gpus 8` says what a run takes.

@@ -43,6 +43,9 @@ from .writer import CheckpointWriter
 
 __all__ = ["train"]
 
+_LAUNCHED = ("WORLD_SIZE", "ACCELERATE_MIXED_PRECISION")
+"""Variables of processes that torchrun or ``accelerate launch`` started: these may be fewer than was meant."""
+
 
 def train(
     recipe: Recipe,
@@ -153,6 +156,9 @@ class Trainer:
                 return summary
             if resume:
                 self._restore(going_on)
+            if self.processes.count > 1 or any(name in os.environ for name in _LAUNCHED):
+                device, images = self.accelerator.device.type, self.setup.images_per_update
+                self.reporter.line(f"{self.processes.count} process(es) on {device}, {images} images an update")
             return self._train()
 
     def _train(self) -> dict[str, Any]:

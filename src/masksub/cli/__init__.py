@@ -5,6 +5,7 @@ Exit codes: 0 done, 2 wrong input, 1 failure, 130 or 143 stopped by a signal wit
 
 from __future__ import annotations
 
+import os
 import sys
 
 try:
@@ -42,7 +43,9 @@ def _code(error: Exception) -> int:
         print(f"error: {error.name} is not installed: pip install 'masksub[{extra}]'", file=sys.stderr)  # noqa: T201
         return 1
     hint = "" if isinstance(error, (InputError, RuntimeError, OSError)) else " (masksub --debug ... shows where)"
-    print(f"error: {error or type(error).__name__}{hint}", file=sys.stderr)  # noqa: T201
+    rank = os.environ.get("RANK", "0")
+    whose = "" if rank == "0" else f" in process {rank}"
+    print(f"error{whose}: {error or type(error).__name__}{hint}", file=sys.stderr)  # noqa: T201
     return 2 if isinstance(error, InputError) else 1
 
 

@@ -12,6 +12,7 @@ import io
 import json
 import os
 import sys
+import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -23,7 +24,8 @@ from masksub.app.data.shard_scan import Shard, scan
 
 __all__ = ["cache_folder", "index_of"]
 
-_VERSION = 1
+_VERSION = 2
+"""Raised with each change of what a scan finds: an index of before would go on hiding it."""
 _PATIENCE = 600
 """Seconds to wait for another process that makes the same index, before making it as well."""
 
@@ -118,7 +120,8 @@ def _keep(places: Sequence[Path], shards: Sequence[Shard]) -> None:
     """Write the index to the first place that can be written to, whole or not at all."""
     content = _pack(shards)
     for place in places:
-        part = place.with_name(f"{place.name}.{os.getpid()}.part")
+        # A name of its own: processes of two machines may have the same number, and the lock may not reach so far.
+        part = place.with_name(f"{place.name}.{uuid.uuid4().hex[:12]}.part")
         try:
             place.parent.mkdir(parents=True, exist_ok=True)
             with part.open("wb") as file:

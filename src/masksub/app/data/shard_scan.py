@@ -2,7 +2,9 @@
 
 An image is a member KEY.jpg, .jpeg, .png or .webp; its label is the number in KEY.cls, or the number under "label" or
 "cls" in KEY.json. KEY is everything before the first point of the file's name, folders included. Other members are
-passed over, and so are names that begin with "." or "__".
+passed over, and so are names that begin with "." or "__". KEY.x.jpg is another image of KEY, such as a map of its
+segments, and passed over too; but with a label of its own, KEY.x.cls or KEY.x.json, it is a problem: as it is named it
+would be lost to the training.
 """
 
 from __future__ import annotations
@@ -50,7 +52,7 @@ class Shard:
 
 @dataclass
 class _Sample:
-    """The members of one key."""
+    """The members of one key; what has a further point in its name is kept under the name up to the last one."""
 
     images: list[tuple[str, int, int]] = field(default_factory=list)
     labels: dict[str, list[tuple[str, int, int]]] = field(default_factory=dict)
@@ -72,10 +74,15 @@ def scan(path: Path, name: str) -> Shard:
         with path.open("rb", buffering=_BUFFER) as file:
             for member, wrong in _members(file, stat.st_size):
                 _sort(member, wrong, samples, problems)
-            for sample in samples.values():
+            for stem, sample in samples.items():
                 if not sample.images:
                     continue
                 label = _label(sample, file)
+                key, pointed, _ = stem.rpartition("/")[2].partition(".")
+                if pointed:
+                    if "cls" not in sample.labels and isinstance(label, str):
+                        continue
+                    label = f"its name has a point before its suffix; its key would be {_printable(key)!r}"
                 if isinstance(label, str):
                     problems.append((sample.images[0][0], label))
                     continue
@@ -103,7 +110,7 @@ def _members(file: BinaryIO, size: int) -> Iterator[tuple[tarfile.TarInfo | None
         with tarfile.open(fileobj=file, mode="r:") as archive:
             for member in archive:
                 if member.size < 0:  # tarfile would go back, and never come to an end
-                    yield None, f"the size of {_printable(member.name)} is negative; what comes after it can't be found"
+                    yield None, f"the size of {_printable(member.name)} is negative"
                     return
                 if member.offset_data + member.size > size:
                     yield None, f"the shard is cut short inside {_printable(member.name)}"
@@ -119,7 +126,7 @@ def _members(file: BinaryIO, size: int) -> Iterator[tuple[tarfile.TarInfo | None
     if len(block) < tarfile.BLOCKSIZE:
         yield None, f"the shard is cut short after byte {size}: it has no end mark"
     else:
-        yield None, f"the header at byte {end} is damaged{reason}; what comes after it can't be found"
+        yield None, f"the header at byte {end} is damaged{reason}"
 
 
 def _sort(
@@ -131,15 +138,17 @@ def _sort(
         return
     name = member.name.removeprefix("./")
     parts = name.split("/")
-    stem, _, extension = parts[-1].partition(".")
+    stem, _, extension = parts[-1].rpartition(".")
     extension = extension.lower()
-    if member.isdir() or not stem or extension not in (*IMAGES, *_LARGEST):
+    if member.isdir() or not stem or stem.startswith(".") or extension not in (*IMAGES, *_LARGEST):
         return
     shown = _printable(name)
     if name.startswith("/") or ".." in parts:
         problems.append((shown, "its name leads out of the archive"))
         return
     if any(part.startswith((".", "__")) for part in parts):
+        return
+    if "." in stem and not member.isreg():
         return
     if not member.isreg() or member.issparse():
         kind = "a link" if member.issym() or member.islnk() else "no regular file"

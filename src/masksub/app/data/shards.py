@@ -8,7 +8,8 @@ once, whatever the number of processes and workers.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+import statistics
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ from masksub.app.data.decode import ImageError, load_image
 from masksub.app.data.handles import Handles
 from masksub.app.data.shard_index import index_of
 from masksub.app.data.shard_names import find_shards
+from masksub.app.data.shard_scan import Shard
 from masksub.app.errors import InputError
 from masksub.app.settings import Data
 
@@ -73,9 +75,12 @@ class Shards:
         members = [member for each in index for member in each.members]
         number = np.repeat(np.arange(len(index)), [len(each.members) for each in index])
         usable = labels < len(names)
-        self.problems = [f"{each} is missing: {key} = {path} names it" for each in missing]
+        usual = _usual_number(index)
+        self.problems = [f"{each} is missing: {key} = {path} names it{usual}" for each in missing]
         for shard, where in zip(index, paths):
-            self.problems += [f"{f'{member} in ' if member else ''}{where}: {what}" for member, what in shard.problems]
+            for member, what in shard.problems:
+                left = f"; what comes after it is lost, {len(shard.members)} images are left{usual}"
+                self.problems.append(f"{member} in {where}: {what}" if member else f"{where}: {what}{left}")
         self.problems += [
             f"{members[row]} in {paths[number[row]]}: its label is {labels[row]}, out of range; with {len(names)} "
             f"class names, 0 to {len(names) - 1} are accepted"
@@ -121,6 +126,13 @@ class Shards:
         if len(content) < size:
             raise ImageError(f"{self.where(index)} can't be read: the shard ends inside it")
         return load_image(content, self._channels, self.where(index))
+
+
+def _usual_number(index: Sequence[Shard]) -> str:
+    """How many images a whole shard of the set has, for a message on one of which nobody knows how many it had."""
+    whole = [len(each.members) for each in index if not any(member == "" for member, _ in each.problems)]
+    usual = f"; the whole shards of the set have {statistics.median_low(whole)} images (median)" if whole else ""
+    return f"{usual}; counted as one"
 
 
 def _common_folder(paths: list[Path]) -> Path:

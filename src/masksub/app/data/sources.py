@@ -132,7 +132,8 @@ def open_source(
     elif data.name == "shards":
         source = _shards(data, which, progress)
     elif "/" in data.name:
-        source = TimmDataset(data.name, data.root, data.train_split if which == "train" else data.val_split, data)
+        split = data.train_split if which == "train" else data.val_split
+        source = TimmDataset(data.name, data.root, split, data, key=f"data.{which}_split")
     else:
         raise InputError(
             f'data.name = {data.name!r}: accepted are "digits", "folder", "shards", and names of timm\'s data layer '

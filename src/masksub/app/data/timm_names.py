@@ -33,8 +33,15 @@ class TimmDataset:
     columns.
     """
 
-    def __init__(self, name: str, root: str | None, split: str, data: Data) -> None:
+    def __init__(self, name: str, root: str | None, split: str, data: Data, key: str) -> None:
         """Open the set and list its labels.
+
+        Args:
+            name: as ``data.name``.
+            root: as ``data.root``.
+            split: training or validation images, as timm or the set calls them.
+            data: channels and columns.
+            key: what the split is called in messages.
 
         Raises:
             InputError: a name that timm does not know or that can only be streamed, or nothing under ``root``.
@@ -55,16 +62,17 @@ class TimmDataset:
                 raise InputError(f"data.root = {root}: there is no such folder; {name} is looked for in it")
             # timm takes any split that it does not know for the test images.
             if split not in _TRAIN | _EVAL:
-                raise InputError(f"{split!r} is no split of {name}; accepted are {', '.join(sorted(_TRAIN | _EVAL))}")
+                raise InputError(f"{key} = {split!r} is no split of {name}; accepted are {', '.join(sorted(_TRAIN | _EVAL))}")
         try:
             keys = {"input_key": data.image_key, "target_key": data.label_key} if kind == "hfds" else {}
             self._set: Any = create_dataset(name, root=root, split=split, download=False, **keys)
         except Exception as error:  # each library has its own way to say that a set is not there
             at = root if root is not None else "the cache of Hugging Face datasets"
-            raise InputError(f"data.name = {name!r}: split {split!r} is not found in {at}: {error}") from error
+            raise InputError(f"data.name = {name!r}, {key} = {split!r}: not found in {at}: {error}") from error
         if kind == "torch" and hasattr(self._set, "find_classes") and Path(self._set.root) == Path(str(root)):
             raise InputError(
-                f"data.root = {root}: there is no folder {split!r} in it; {name} expects {root}/{split}/CLASS/IMAGE"
+                f"data.root = {root}, {key} = {split!r}: there is no such folder; {name} expects "
+                f"{root}/{split}/CLASS/IMAGE"
             )
         self.labels, self.classes = self._labels(name)
 

@@ -6,11 +6,13 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from masksub.app.errors import InputError
+from masksub.app.models import warmup_updates
 from masksub.app.settings import Recipe
 
+from .data import DataSize, data_size
 from .hardware import Machine
 from .memory import Memory, memory_of
-from .shapes import DataSize, Shapes, count_shapes, data_size
+from .shapes import Shapes, count_shapes
 from .steps import Update, update_of
 
 __all__ = ["COUNTS", "Plan", "Rates", "Total", "make_plan"]
@@ -176,8 +178,6 @@ def make_plan(
     for name, rate in (("measured", measured), ("measured-plain", measured_plain)):
         if rate is not None and not 0 < rate < float("inf"):
             raise InputError(f"--{name} {rate:g}: images a second must be above 0")
-    if recipe.train.shard == "full" and recipe.train.precision == "fp16":
-        raise InputError("train.precision = 'fp16': not together with train.shard = 'full'; use 'bf16' or 'fp32'")
     parts = _parts(recipe, gpus)
     data = data_size(recipe, images, classes)
     counted = shapes or count_shapes(recipe, data.classes)
@@ -198,6 +198,8 @@ def make_plan(
             f"--gpus {gpus}: an update of {updates[recipe.method].images:,} images is more than the {data.images:,} "
             f"of an epoch"
         )
+    per_epoch = data.images // updates[recipe.method].images
+    warmup_updates(recipe, totals[recipe.method].updates, per_epoch)  # raises, as training would
     table = [at(count, *split) for count in COUNTS if (split := _split(recipe, count, data.images)) is not None]
     average = counted.weights if recipe.train.ema_decay is not None else 0
     checkpoint = counted.weights + average + counted.optimizer
