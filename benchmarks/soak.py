@@ -34,8 +34,9 @@ from sklearn.datasets import load_digits
 
 from benchmarks.soak_attempts import BLOCK, Pace, attempt, draw, end_group, wait_for_group
 from benchmarks.soak_compare import checkpoints_of, differences, metrics_before, of_metrics, unequal_checkpoint
+from masksub.app.environment import environment
 from masksub.app.recipe import load_recipe
-from masksub.app.runs import environment, write_text_atomically
+from masksub.app.runs import write_text_atomically
 
 METHODS = ("masksub", "dropsub", "pathsub", "plain")
 UPDATES_PER_EPOCH = 40

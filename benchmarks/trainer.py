@@ -37,13 +37,13 @@ from torch import Tensor
 
 from masksub.app.attention import set_attention
 from masksub.app.devices import create_accelerator
+from masksub.app.environment import environment as surroundings
 from masksub.app.interrupt import StopRequest
 from masksub.app.models import create_criterion, create_model, create_optimizer, create_schedule
 from masksub.app.progress import Reporter
 from masksub.app.recipe import load_recipe
 from masksub.app.records import Records
 from masksub.app.runs import RunFolder
-from masksub.app.runs import environment as surroundings
 from masksub.app.seeds import mix
 from masksub.app.settings import Recipe
 from masksub.app.train import Trainer
@@ -74,21 +74,21 @@ class Training:
     def update(self) -> None:
         """One turn of the loop, without evaluation and checkpoint."""
         trainer = self._trainer
-        asked = trainer.request.signum > 0, trainer.writer.must_stop
+        asked = trainer.request.signum > 0, trainer.keeper.writer.must_stop
         trainer.asked, trainer.unwritten = trainer.one_update(self._stream, *asked)
         trainer._show()
         trainer._log_where_due(self._records)
-        trainer.writer.poll()
+        trainer.keeper.writer.poll()
         trainer._stop_if_asked()
 
     def write(self, background: bool) -> None:
         """Begin a checkpoint; in the foreground it is on disk at the end."""
-        self._trainer.writer = self._writers[background]
-        self._trainer._save()
+        self._trainer.keeper.writer = self._writers[background]
+        self._trainer.keeper.save()
 
     def written(self) -> None:
         """Wait until the last checkpoint is on disk."""
-        self._trainer.writer.wait()
+        self._trainer.keeper.writer.wait()
 
 
 class BareLoop:

@@ -428,7 +428,8 @@ def checkpoint_content(found: checkpoint.Checkpoint) -> dict[str, Any]:
     weights = {path.name: load_file(path) for path in sorted(found.path.glob("*.safetensors"))}
     assert weights, f"{found.path} holds no weights"
     state = found.training_state()
-    return {"weights": weights, "training": state | {"spent": _without_clock(state["spent"])}}
+    counts = {key: count for key, count in state["counts"].items() if key != "failed_checkpoints"}  # of a broken disk
+    return {"weights": weights, "training": state | {"spent": _without_clock(state["spent"]), "counts": counts}}
 
 
 def assert_bit_equal(one: Any, two: Any, place: str = "") -> None:

@@ -157,7 +157,7 @@ def _whole(folder: Path, tell: Callable[[str], None]) -> Iterator[Checkpoint]:
     for path in reversed(_folders(folder)):
         why = damage(path)
         if why is None:
-            yield Checkpoint(path, int(path.name.removeprefix(_PREFIX)))
+            yield Checkpoint(path, _update_of(path))
         else:
             tell(_refusal(path, why))
 
@@ -231,13 +231,35 @@ def load_weights(model: nn.Module, path: Path) -> None:
 
 
 def prune(folder: Path, keep: int) -> None:
-    """Remove the oldest checkpoints beyond ``keep``."""
+    """Remove the oldest checkpoints beyond ``keep``, as far as the file system lets; the rest goes the next time."""
     for old in _folders(folder)[:-keep]:
-        shutil.rmtree(old)
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def set_aside_after(folder: Path, update: int) -> list[Path]:
+    """Give checkpoints of later updates, which were refused, a name that says so, and return what they are called now.
+
+    They would count as the newest ones, and keep those from being written that training comes to again.
+    """
+    aside = []
+    for path in _folders(folder):
+        if _update_of(path) > update:
+            number = 0
+            while (
+                target := path.with_name(f"refused-{path.name.removeprefix(_PREFIX)}{f'-{number}' * (number > 0)}")
+            ).exists():
+                number += 1
+            path.rename(target)
+            aside.append(target)
+    return aside
 
 
 def _folders(folder: Path) -> list[Path]:
     return sorted(path for path in folder.glob(f"{_PREFIX}*") if path.is_dir())
+
+
+def _update_of(path: Path) -> int:
+    return int(path.name.removeprefix(_PREFIX))
 
 
 def _on_cpu(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

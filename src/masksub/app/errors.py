@@ -14,7 +14,16 @@ class StoppedError(RuntimeError):
 
 
 class DivergedError(StoppedError):
-    """A loss or a gradient that is not finite: the same recipe and seed will end here again."""
+    """A loss or a gradient that is not finite: the same recipe and seed will end here again.
+
+    Args:
+        message: what, and where.
+        update: number of the update that it belongs to, from 1; None: the one that was being made.
+    """
+
+    def __init__(self, message: str, update: int | None = None) -> None:
+        super().__init__(message)
+        self.update = update
 
 
 class RunBusy(StoppedError):

@@ -68,6 +68,9 @@ class StopRequest:
             _ACTIVE.discard(self._told.fileno())
             self._told.close()  # the thread reads the end
             self._told = None
+        outer = self._previous.get(self.signum)
+        if value is None and callable(outer) and outer is not signal.default_int_handler:
+            outer(self.signum, None)  # it came too late here; who runs several trainings still wants to know
 
     def _remember(self, signum: int, frame: FrameType | None) -> None:
         if self.signum:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
@@ -10,6 +11,7 @@ import torch
 import torch.distributed as dist
 from accelerate import Accelerator
 from accelerate.utils import gather_object
+from torch import Tensor
 
 from .errors import StoppedError
 
@@ -57,6 +59,13 @@ class Processes:
         raised = torch.tensor([float(flag) for flag in flags], device=self._accelerator.device)
         return [bool(value) for value in self._accelerator.reduce(raised).tolist()]
 
+    def sum(self, values: Tensor) -> Tensor:
+        """Sums over all processes, on the CPU. All must ask."""
+        if self.count == 1:
+            return values
+        together: Tensor = self._accelerator.reduce(values.to(self._accelerator.device))
+        return together.cpu()
+
     def gather(self, value: T) -> list[T]:
         """The value of each process; it is pickled. All processes must ask."""
         return list(gather_object([value])) if self.count > 1 else [value]
@@ -91,4 +100,6 @@ def _lost(error: RuntimeError) -> bool:
 
 
 def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+    """The first sentence, without the place in the library's own sources."""
+    line = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return re.sub(r"^\[[^]]*\] ?", "", line).split(". ")[0]

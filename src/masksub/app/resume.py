@@ -93,7 +93,7 @@ def continuation(recipe: Recipe, run: RunFolder, *, processes: int | None, appro
         recipe = recipe.changed("train", accumulate=1, global_batch_size=images)
         try:
             recipe.train.parts(processes)
-        except ValueError as error:
+        except InputError as error:
             raise InputError(f"{run.path} makes updates of {images} images. {error}") from error
     changed = [told_difference(each) for each in differing_values(recorded.model_dump(), recipe.model_dump())]
     return Continuation(recipe, changed, not inexact and processes == processes_before)

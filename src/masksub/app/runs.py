@@ -8,29 +8,22 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import platform
-import subprocess
-import sys
-import time
 import uuid
 from collections.abc import Iterator
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import filelock
-import torch
 
+from .environment import command_line, environment
 from .errors import InputError, RunBusy
 from .recipe import dump_recipe, load_recipe
 from .settings import Recipe
 
 __all__ = [
     "RunFolder",
-    "command_line",
     "differing_keys",
     "differing_values",
-    "environment",
     "told_difference",
     "write_text_atomically",
 ]
@@ -120,9 +113,11 @@ class RunFolder:
         known = self.environment()
         # What stayed the same is not said again.
         other = {key: value for key, value in now.items() if value != known.get(key) and key != "seed"}
-        self._write_environment({**known, "resumed": [*known["resumed"], {**facts, **other}]})
+        # The recipe first: killed between the two, the images of an update are written down, and another number of
+        # processes is not taken for the one before.
         if facts["changed"]:
             write_text_atomically(self.path / "recipe.yaml", dump_recipe(recipe))
+        self._write_environment({**known, "resumed": [*known["resumed"], {**facts, **other}]})
 
     def check_metrics(self) -> None:
         """See that metrics.jsonl can be written.
@@ -230,50 +225,6 @@ class RunFolder:
         return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
 
 
-def environment(recipe: Recipe, command: list[str]) -> dict[str, Any]:
-    """Where and with what a run is made."""
-    packages = ("masksub", "torch", "torchvision", "timm", "accelerate", "numpy", "pillow", "safetensors")
-    versions = {"python": platform.python_version()}
-    for name in packages:
-        try:
-            versions[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    cuda = torch.cuda.is_available() and recipe.train.device != "cpu"
-    return {
-        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        "command": command,
-        "seed": recipe.seed,
-        "versions": versions,
-        "platform": platform.platform(),
-        "processor": _processor(),
-        "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "gpu": torch.cuda.get_device_name() if cuda else None,
-        "git_commit": _git_commit(),
-    }
-
-
-def _processor() -> str:
-    try:
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()
-
-
-def _git_commit() -> str | None:
-    """The commit of the checkout that the command was started in, "-dirty" if it has changes; None outside of one."""
-    try:
-        command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return done.stdout.strip() or None
-
-
 def differing_values(one: dict[str, Any], two: dict[str, Any], prefix: str = "") -> list[tuple[str, Any, Any]]:
     """Dotted names of the keys in which two resolved recipes differ, each with both values."""
     found: list[tuple[str, Any, Any]] = []
@@ -295,8 +246,3 @@ def told_difference(difference: tuple[str, Any, Any]) -> str:
 def differing_keys(one: dict[str, Any], two: dict[str, Any]) -> list[str]:
     """The keys in which two resolved recipes differ, with both values, for people."""
     return [told_difference(each) for each in differing_values(one, two)]
-
-
-def command_line() -> list[str]:
-    """The command as the user gave it, with the program's name in place of its path."""
-    return [Path(sys.argv[0]).name, *sys.argv[1:]]

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import gather_object
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
@@ -18,7 +19,7 @@ from masksub.core.step import TwoBranchStep
 from .attention import settle_attention
 from .cost import FlopTable
 from .data import EvalBatches, TrainBatches, open_data
-from .errors import InputError
+from .data.held import choose_holding
 from .models import create_criterion, create_model, create_optimizer, create_schedule
 from .seeds import mix
 from .settings import Recipe
@@ -72,7 +73,7 @@ class Setup:
         sub = self.recipe.sub
         return METHODS[self.recipe.method].settings(sub.ratio_schedule(progress), sub.weight_schedule(progress))
 
-    def stream(self, update: int) -> Iterator[tuple[Tensor, Tensor]]:
+    def stream(self, update: int) -> Generator[tuple[Tensor, Tensor], None, None]:
         """Batches of this process without end, from the first one of an update on."""
         epoch, within = divmod(update, self.updates_per_epoch)
         start = within * self.parts
@@ -102,10 +103,7 @@ def set_up(
         InputError: anything in the recipe that can't be had.
     """
     method, wanted = METHODS[recipe.method], recipe.sub
-    try:
-        parts = recipe.train.parts(accelerator.num_processes)
-    except ValueError as error:
-        raise InputError(str(error)) from error
+    parts = recipe.train.parts(accelerator.num_processes)
 
     # 1. Data and model.
     train_source, val_source = open_data(recipe.data, recipe.seed, reading)
@@ -121,6 +119,11 @@ def set_up(
 
     # 2. Batches.
     place = {"rank": accelerator.process_index, "world": accelerator.num_processes, "device": accelerator.device}
+    if recipe.data.cache == "auto":
+        # Held images are augmented by other random numbers, so all processes must decide alike.
+        choice = choose_holding(len(train_source), recipe.data, accelerator.device, recipe.augment.per_image)
+        choices = gather_object([choice])
+        recipe = recipe.changed("data", cache="none" if "none" in choices else choice)
     batches = TrainBatches(
         train_source,
         recipe.data,
@@ -145,7 +148,9 @@ def set_up(
     # 3. Moving average, processes, optimizer, schedule, and the step.
     ema = None
     if recipe.train.ema_decay is not None:
-        ema = ModelEmaV3(model, decay=recipe.train.ema_decay, use_warmup=True)
+        # In one operation for all tensors shards would meet statistics of batch norm, which are whole.
+        together = not shards(accelerator, recipe)
+        ema = ModelEmaV3(model, decay=recipe.train.ema_decay, use_warmup=True, foreach=together)
     prepared: Any = prepare(accelerator, recipe, model, None if ema is None else ema.module)
     optimizer = accelerator.prepare_optimizer(create_optimizer(recipe, model))  # of shards, where there are any
     schedule = create_schedule(recipe, optimizer, updates, updates_per_epoch)

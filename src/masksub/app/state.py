@@ -23,6 +23,9 @@ from .window import LossWindow
 
 __all__ = ["Standing", "restore", "snapshot"]
 
+FORMAT = 2
+"""Of the state of training; it goes up when what is in it changes."""
+
 
 class Standing:
     """How far training is and what it took.
@@ -37,7 +40,7 @@ class Standing:
         took: seconds of the last update.
         window: losses since the last line of metrics.
         counts: skipped_updates, left out since something was not finite; overflowed_updates, left out by the scaler of
-            fp16; overflows_in_a_row, the last ones of these.
+            fp16; overflows_in_a_row, the last ones of these; failed_checkpoints, that could not be written.
     """
 
     def __init__(self, energy: EnergyMeter | None) -> None:
@@ -46,6 +49,7 @@ class Standing:
         self.spent = {"seconds": 0.0, "train_seconds": 0.0, "data_seconds": 0.0, "flops": 0.0}
         self.window = LossWindow()
         self.counts = {"skipped_updates": 0, "overflowed_updates": 0, "overflows_in_a_row": 0}
+        self.counts["failed_checkpoints"] = 0
         self.energy = energy
         if energy is not None:
             self.spent["energy_joules"] = 0.0
@@ -78,6 +82,7 @@ def snapshot(
         weights["ema"] = full_model_state(ema)
     own = {"window": standing.window.state(), "skipped": [supply.state_dict() for supply in supplies]}
     training = {
+        "format": FORMAT,
         "of_each_process": gather_object([own]),
         "optimizer": full_optimizer_state(optimizer),
         "scaler": accelerator.scaler.state_dict() if accelerator.scaler is not None else None,
@@ -101,11 +106,11 @@ def restore(
     supplies: Sequence[Supply],
     reporter: Reporter,
     approximate: bool = False,
-) -> Path | None:
+) -> tuple[Path, bool] | None:
     """Bring back the last whole checkpoint.
 
     Returns:
-        The checkpoint; None if none was written yet.
+        The checkpoint, and whether as many processes wrote it; None if none was written yet.
 
     Raises:
         StoppedError: there are checkpoints, and none is whole.
@@ -120,6 +125,10 @@ def restore(
             )
         return None
     last, state = found
+    if state.get("format") != FORMAT:
+        raise StoppedError(
+            f"{last.path} was written by another version of masksub and can't be gone on with by this one"
+        )
     if state["processes"] != accelerator.num_processes and not approximate:
         raise InputError(
             f"{last.path} was written by {state['processes']} process(es) and can't be gone on with exactly by "
@@ -139,7 +148,7 @@ def restore(
     rank = accelerator.process_index
     standing.window = LossWindow(**each[rank]["window"]) if rank < len(each) else LossWindow()
     standing.counts.update(state.get("counts", {}))
-    return last.path
+    return last.path, state["processes"] == accelerator.num_processes
 
 
 def _load(model: nn.Module, path: Path) -> None:

@@ -22,24 +22,26 @@ from . import checkpoint as checkpoints
 from .data import EvalBatches
 from .devices import create_accelerator
 from .energy import EnergyMeter
+from .environment import command_line
 from .errors import DivergedError, InputError, StoppedError
 from .evaluate import evaluate
 from .guard import Guard
 from .interrupt import InterruptedRun, StopRequest
+from .keeper import Keeper
 from .memory import restart_peak
 from .processes import Processes
 from .progress import Reporter
+from .recipe import dump_recipe
 from .records import Records
 from .resume import Continuation, continuation
-from .runs import RunFolder, command_line
+from .runs import RunFolder
 from .settings import Recipe
 from .setup import set_up
 from .sharding import whole_weights
-from .state import Standing, restore, snapshot
+from .state import Standing
 from .summary import summarise
 from .update import Updater
 from .window import BRANCHES, LossWindow
-from .writer import CheckpointWriter
 
 __all__ = ["train"]
 
@@ -90,11 +92,30 @@ def train(
     if resume and run.begun:
         going_on = continuation(recipe, run, processes=accelerator.num_processes, approximate=approximate)
         recipe = going_on.recipe
+    processes = Processes(accelerator, recipe.train.timeout_seconds)
     with reporter or Reporter(main=accelerator.is_main_process) as reporter, StopRequest() as request:
         if not accelerator.is_main_process:
             reporter.silence()
-        trainer = Trainer(recipe, run, accelerator, reporter, request, on_eval, resume=resume)
-        return trainer.run(going_on, resume=resume)
+        with processes.together(lambda: "stopped before training; start all processes again"):
+            _see_alike(processes, run, going_on, recipe)
+            trainer = Trainer(recipe, run, accelerator, reporter, request, on_eval, resume=resume)
+        return trainer.run(going_on, resume=resume, approximate=approximate)
+
+
+def _see_alike(processes: Processes, run: RunFolder, going_on: Continuation | None, recipe: Recipe) -> None:
+    """Before anything is done in common: one that begins anew beside others that go on would train other weights.
+
+    Raises:
+        InputError: on all processes, if they differ.
+    """
+    seen = processes.gather((going_on is not None, dump_recipe(recipe)))
+    if len(set(seen)) > 1:
+        begun = ", ".join(str(rank) for rank, (found, _) in enumerate(seen) if found)
+        what = f"process(es) {begun} of {len(seen)} find a run to go on with" if begun else "their recipes differ"
+        raise InputError(
+            f"{run.path}: the processes do not see the same run folder and recipe ({what}). Keep both on "
+            f"storage that all machines share, at the same path"
+        )
 
 
 class Trainer:
@@ -120,14 +141,8 @@ class Trainer:
         self.recipe = self.setup.recipe
         # With several processes, who would read which counter once? The figure is left out.
         self.standing = Standing(EnergyMeter.find(accelerator.device) if self.processes.count == 1 else None)
-        self.writer = CheckpointWriter(
-            run.checkpoints,
-            keep=recipe.train.keep_checkpoints,
-            background=recipe.train.checkpoint_in_background,
-            stop=recipe.train.on_checkpoint_error == "stop",
-            warn=reporter.warn,
-            flush=run.flush_metrics,
-        )
+        self.keeper = Keeper(run, self.setup, self.standing, accelerator, self.processes, reporter)
+        self.writer = self.keeper.writer
         guard = Guard(recipe.train, self.standing, self.setup.plain_model, reporter.warn)
         self.one_update = Updater(
             self.setup, self.standing, accelerator, self.processes, guard, why_stopped=self._why_stopped
@@ -140,22 +155,26 @@ class Trainer:
         if self.request.signum:
             raise InterruptedRun(self.request.signum, "stopped on request while reading images; nothing was trained")
 
-    def run(self, going_on: Continuation | None = None, *, resume: bool = False) -> dict[str, Any]:
+    def run(
+        self, going_on: Continuation | None = None, *, resume: bool = False, approximate: bool = False
+    ) -> dict[str, Any]:
         """All updates that are still to do, evaluations and checkpoints between them, and the summary.
 
         Args:
             going_on: how a run that was begun goes on.
             resume: go on, if there is anything to go on with.
+            approximate: also from a checkpoint of another number of processes.
         """
         with contextlib.ExitStack() as held, self.processes.together(self._how_to_go_on):
             if self.processes.is_main:
                 self._open_folder(resume, held)
             self.processes.wait()
-            if resume and (summary := self.folder.summary()) is not None:
+            summary = self.folder.summary() if resume else None
+            if self.processes.any(summary is not None)[0]:
                 self.reporter.line(f"{self.folder.path} is complete already")
-                return summary
+                return summary or {}
             if resume:
-                self._restore(going_on)
+                self.keeper.restore(going_on, approximate)
             if self.processes.count > 1 or any(name in os.environ for name in _LAUNCHED):
                 device, images = self.accelerator.device.type, self.setup.images_per_update
                 self.reporter.line(f"{self.processes.count} process(es) on {device}, {images} images an update")
@@ -172,9 +191,9 @@ class Trainer:
         if self.standing.energy is not None:
             self.standing.energy.read()  # what came before is not training
         at_once = False
+        stream = self.setup.stream(self.standing.update)
         try:
             self._evaluate_where_due(records)
-            stream = self.setup.stream(self.standing.update)
             while self.standing.update < self.setup.updates:
                 self.asked, self.unwritten = self.one_update(stream, self.request.signum > 0, self.writer.must_stop)
                 self._show()
@@ -185,14 +204,13 @@ class Trainer:
             return self._finish()
         except DivergedError as error:
             if self.processes.is_main:
-                self.folder.write_failure(
-                    {"update": self.standing.update + 1, "epoch": self._epoch, "reason": str(error)}
-                )
+                update = self.standing.update + 1 if error.update is None else error.update
+                self.folder.write_failure({"update": update, "epoch": self._epoch, "reason": str(error)})
             raise
         except InputError:
             # An image that can't be decoded: what was trained so far is kept.
             if self.one_update.between and self.processes.count == 1 and self.standing.update:
-                self._save(wait=True)
+                self.keeper.save(wait=True)
             raise
         except SystemExit:
             at_once = True  # the second request to stop
@@ -201,6 +219,7 @@ class Trainer:
             if not at_once:
                 self.writer.close()
                 records.close()
+                stream.close()  # an error's traceback would hold it, and its workers with it
                 self.setup.batches.close()
                 self.setup.eval_batches.close()
 
@@ -225,6 +244,7 @@ class Trainer:
         if self.standing.update % self.recipe.train.log_every and self.standing.update != self.setup.updates:
             return
         self.standing.read_energy()
+        self.keeper.share_skips()
         window = LossWindow.of_all(self.processes.gather(self.standing.window))
         if window.count:  # none of the updates may have been made
             records.write(window.means(self._place()))
@@ -245,12 +265,16 @@ class Trainer:
                 model,
                 self._until_asked(self.setup.eval_batches),
                 kind="sigmoid" if self.recipe.loss.name == "bce" else "softmax",
-                reduce=lambda sums: self.accelerator.reduce(sums.to(self.accelerator.device)).cpu(),
+                reduce=self.processes.sum,
                 autocast=self.accelerator.autocast,
             )
         self.standing.spent["seconds"] += time.perf_counter() - began
         if not math.isfinite(result["loss"]):
-            raise DivergedError(self._why_stopped("the loss of the evaluation is not finite"))
+            raise DivergedError(
+                f"the loss of the evaluation after update {update} of {self.setup.updates} is not finite; stopped. "
+                f"Try a lower optim.lr, optim.clip_norm, or train.precision=bf16",
+                update,
+            )
         record = {"kind": "eval", **self._place(), **result}
         records.write(record)
         if self.on_eval is not None:
@@ -262,9 +286,9 @@ class Trainer:
     def _checkpoint_where_due(self) -> None:
         every = self.recipe.train.checkpoint_every or self.setup.updates_per_epoch
         if self.standing.update == self.setup.updates:
-            self._save(wait=True)
+            self.keeper.save(wait=True)
         elif self.standing.update % every == 0:
-            self._save()
+            self.keeper.save()
         self.writer.poll()
 
     def _stop_if_asked(self) -> None:
@@ -274,7 +298,7 @@ class Trainer:
             raise StoppedError("the main process could not write a checkpoint, and says why")
         # Several processes agree in an update, so a later signal waits for the next one.
         if self.asked or (self.processes.count == 1 and self.request.signum):
-            self._save(wait=True)
+            self.keeper.save(wait=True)
             signum = self.request.signum or 15
             raise InterruptedRun(
                 signum,
@@ -291,49 +315,8 @@ class Trainer:
             self.reporter.step("evaluating", number, batches.rounds)
             yield from itertools.islice(each, 1)
 
-    def _parts(self) -> dict[str, Any]:
-        """What is in a checkpoint beside the standing."""
-        ema = None if self.setup.ema is None else self.setup.ema.module
-        return {
-            "model": self.setup.plain_model,
-            "ema": ema,
-            "optimizer": self.setup.optimizer,
-            "accelerator": self.accelerator,
-            "supplies": (self.setup.batches, self.setup.eval_batches),
-        }
-
-    def _save(self, *, wait: bool = False) -> None:
-        """Write a checkpoint; ``wait`` until it is on disk, since training ends with it."""
-        weights, training = snapshot(self.standing, **self._parts())
-        if self.processes.is_main:
-            on_cpu = self.accelerator.device.type == "cpu"
-            self.writer.write(self.standing.update, weights, training, in_use=on_cpu)
-            if wait:
-                self.writer.wait(last=True)
-
-    def _restore(self, going_on: Continuation | None) -> None:
-        exact = going_on is None or going_on.exact
-        if self.processes.is_main:
-            checkpoints.sweep_away_unfinished(self.folder.checkpoints)
-            self.folder.sweep_away_unfinished()
-        self.processes.wait()
-        last = restore(
-            self.folder.checkpoints, self.standing, reporter=self.reporter, approximate=not exact, **self._parts()
-        )
-        if last is None:
-            self.reporter.line(f"{self.folder.path} has no checkpoint yet; starting from the beginning")
-        else:
-            self.reporter.line(f"going on from update {self.standing.update} of {self.setup.updates} ({last})")
-        if self.processes.is_main:
-            if last is not None:  # a process that was killed while it removed one may have left half of it
-                checkpoints.prune(self.folder.checkpoints, self.recipe.train.keep_checkpoints)
-            self.folder.forget_after(self.standing.update)
-            if going_on is not None:
-                facts = {"update": self.standing.update, "processes": self.processes.count, "exact": exact}
-                self.folder.note_resumed(going_on.recipe, {**facts, "changed": going_on.changed})
-        self.processes.wait()
-
     def _finish(self) -> dict[str, Any]:
+        self.keeper.share_skips()
         summary = summarise(
             self.recipe,
             self.standing,

@@ -33,13 +33,20 @@ class LossWindow:
         sums: name -> sum over the steps: losses, agreement, and the square of the trained loss.
         count: number of steps that were added.
         largest: the largest trained loss of a step.
+        gradient_norm: of the last step.
     """
 
-    def __init__(self, sums: dict[str, float] | None = None, count: int = 0, largest: float = -math.inf) -> None:
+    def __init__(
+        self,
+        sums: dict[str, float] | None = None,
+        count: int = 0,
+        largest: float = -math.inf,
+        gradient_norm: float | None = None,
+    ) -> None:
         self.sums = dict(sums or {})
         self.count, self.largest = count, largest
         self.last: dict[str, float] = {}
-        self.gradient_norm: float | None = None
+        self.gradient_norm = gradient_norm
 
     def add(self, losses: dict[str, float]) -> None:
         """Add one step, see ``read_losses``."""
@@ -52,20 +59,21 @@ class LossWindow:
 
     def state(self) -> dict[str, Any]:
         """Arguments that make an equal window."""
-        return {"sums": self.sums, "count": self.count, "largest": self.largest}
+        return {
+            "sums": self.sums, "count": self.count, "largest": self.largest, "gradient_norm": self.gradient_norm
+        }  # fmt: skip
 
     @classmethod
     def of_all(cls, windows: Iterable[LossWindow]) -> LossWindow:
         """One window of several processes' steps; the gradient, which they share, is the first one's."""
         windows = list(windows)
         keys = {key: None for window in windows for key in window.sums}
-        made = cls(
+        return cls(
             {key: sum(window.sums.get(key, 0.0) for window in windows) for key in keys},
             sum(window.count for window in windows),
             max(window.largest for window in windows),
+            windows[0].gradient_norm,
         )
-        made.gradient_norm = windows[0].gradient_norm
-        return made
 
     def means(self, place: dict[str, Any]) -> dict[str, Any]:
         """A line of metrics: ``place``; means over the steps since the last line of the losses and of the branches'

@@ -98,8 +98,7 @@ class TrainBatches(Supply):
         if images < self._update:
             raise InputError(
                 f"{self._source.name} has {images} images to train on, fewer than the {self._update} of one update "
-                f"(train.batch_size {self._batch_size} x {self._world} process(es) x train.accumulate "
-                f"{self._accumulate})"
+                f"(train.batch_size {self._batch_size} x {self._world} process(es) x {self._accumulate} part(s))"
             )
         self.batches_per_epoch = images // self._update * self._accumulate
         self.images_per_epoch = self.batches_per_epoch * self._batch_size * self._world

@@ -50,6 +50,9 @@ class Skips:
         if index in self._found:
             return
         self._found[index] = message if len(self) < SHOWN else ""
+        self._check()
+
+    def _check(self) -> None:
         if len(self) > self._data.max_skipped:
             listed = "; ".join(self.first[:3])
             raise InputError(
@@ -62,7 +65,12 @@ class Skips:
         return {str(index): message for index, message in self._found.items()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Add what was found by another process or before a resumption; nothing counts twice."""
+        """Add what was found by another process or before a resumption; nothing counts twice.
+
+        Raises:
+            InputError: together there are more than ``data.max_skipped``.
+        """
         for index, message in state.items():
             if int(index) not in self._found:
                 self._found[int(index)] = str(message)
+        self._check()

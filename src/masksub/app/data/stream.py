@@ -175,6 +175,10 @@ class _Loader:
         shut_down = getattr(self._iterator, "_shutdown_workers", None)
         if shut_down is not None:
             shut_down()
+        # They ignore SIGTERM, so that one which hangs would keep this process from ending.
+        for worker in getattr(self._iterator, "_workers", ()):
+            if worker.is_alive():
+                worker.kill()
         self._iterator = None
 
 

@@ -6,6 +6,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from masksub.app.errors import InputError
+
 from .base import Settings
 
 __all__ = ["Optim", "Train"]
@@ -90,13 +92,13 @@ class Train(Settings):
         """Batches of each process whose gradients make one update.
 
         Raises:
-            ValueError: global_batch_size is no multiple of what the processes take at once.
+            InputError: global_batch_size is no multiple of what the processes take at once.
         """
         if self.global_batch_size is None:
             return self.accumulate
         at_once = self.batch_size * processes
         if self.global_batch_size % at_once:
-            raise ValueError(
+            raise InputError(
                 f"train.global_batch_size = {self.global_batch_size}: no multiple of the {at_once} images that "
                 f"{processes} process(es) with train.batch_size = {self.batch_size} take at once; change one of them"
             )
