@@ -71,11 +71,12 @@ def test_a_damaged_image_of_a_set(tmp_path: Path) -> None:
 def test_sets_that_lead_nowhere(tmp_path: Path) -> None:
     """A missing split or column must be told with those that are there, before training."""
     data = write_set(tmp_path, 2)
-    with pytest.raises(InputError, match=r"split 'trian' is not found .*\['train', 'validation'\]"):
-        open_source(data.model_copy(update={"train_split": "trian"}), "train", 0)
-    with pytest.raises(InputError, match=r"data\.name = 'hfds//no/such': split 'train' is not found"):
+    for which in ("train", "val"):
+        with pytest.raises(InputError, match=rf"data\.{which}_split = 'trian': not found .*\['train', 'validation'\]"):
+            open_source(data.model_copy(update={f"{which}_split": "trian"}), which, 0)
+    with pytest.raises(InputError, match=r"data\.name = 'hfds//no/such', data\.train_split = 'train': not found"):
         open_source(data.model_copy(update={"name": "hfds//no/such"}), "train", 0)
-    with pytest.raises(InputError, match=r"data\.name = 'hfds/some/thing': split 'train' is not found"):
+    with pytest.raises(InputError, match=r"data\.name = 'hfds/some/thing', data\.train_split = 'train': not found"):
         open_source(data.model_copy(update={"name": "hfds/some/thing"}), "train", 0)
     for number, columns in enumerate([("img", "label"), ("image", "fine_label")]):
         other = write_set(tmp_path / str(number), 2, columns=columns)

@@ -106,6 +106,53 @@ def test_damage_is_named_or_counted(tmp_path: Path, kind: str) -> None:
         TrainBatches(open_source(data, "train", 0), data, Augment(), seed=0, batch_size=1, num_classes=3)
 
 
+def test_what_a_damaged_shard_costs_is_told(tmp_path: Path) -> None:
+    """It counts as one against max_skipped whatever it loses: who reads the message must see how much that may be."""
+    for kind, left in (("cut inside an image", 3), ("cut between members", 3), ("header", 3), ("empty", 0)):
+        path, _, _ = damaged(tmp_path / kind, kind)
+        (problem,) = opened(path, on_error="skip").problems
+        assert problem.endswith(
+            f"what comes after it is lost, {left} images are left; the whole shards of the set have 10 images "
+            f"(median); counted as one"
+        )
+    path, _, _ = damaged(tmp_path / "missing", "missing shard")
+    (problem,) = opened(path, on_error="skip").problems
+    assert problem.endswith("names it; the whole shards of the set have 10 images (median); counted as one")
+    alone = write_shard(tmp_path / "alone.tar", sample(1) | sample(2))
+    alone.write_bytes(alone.read_bytes()[: 512 * 4])
+    (problem,) = opened(alone, on_error="skip").problems
+    assert problem.endswith("1 images are left; counted as one"), "nobody knows how many there were"
+
+
+@pytest.mark.parametrize("label", [{"photo.v1.cls": b"0"}, {"photo.v1.json": b'{"label": 1}'}, {"photo.v1.cls": b"?"}])
+def test_a_labelled_image_with_a_point_in_its_name_is_not_lost_without_a_word(
+    tmp_path: Path, label: dict[str, bytes]
+) -> None:
+    """Half a set may be named so; webdataset takes "v1.jpg" for what kind of file it is."""
+    members = sample(1) | {"a.b/photo.v1.jpg": grey(5, "JPEG")} | {f"a.b/{name}": it for name, it in label.items()}
+    path = write_shard(tmp_path / "x.tar", members)
+    message = r"a\.b/photo\.v1\.jpg in .*x\.tar: its name has a point before its suffix; its key would be 'photo'"
+    for _ in "ab":  # from the headers, and from the index
+        with pytest.raises(InputError, match=message):
+            opened(path)
+    source = opened(path, on_error="skip")
+    assert values(source) == [1] and len(source.problems) == 1
+
+
+def test_further_images_of_a_key_are_passed_over(tmp_path: Path) -> None:
+    """As webdataset has them, beside the one that is trained on."""
+    more = {
+        "0001.seg.png": grey(2),
+        "0001.seg.json": b'{"made by": "hand"}',
+        "0001.depth.png": grey(3),
+        ".x.y.png": b"",
+    }
+    link = tarfile.TarInfo("0001.link.png")
+    link.type, link.linkname = tarfile.LNKTYPE, "0001.png"
+    source = opened(write_shard(tmp_path / "x.tar", [*(sample(1) | more).items(), (link, b"")]))
+    assert values(source) == [1] and not source.problems
+
+
 def test_a_set_without_any_image(tmp_path: Path) -> None:
     path = write_shard(tmp_path / "x.tar", {"a.txt": b"1"})
     with pytest.raises(InputError, match=r"no image with a label in 1 shard\(s\); accepted are members KEY\.jpg"):

@@ -71,6 +71,31 @@ def test_a_damaged_index_is_made_again(tmp_path: Path, monkeypatch, content: byt
     assert index.read_bytes() != content
 
 
+def test_an_index_of_an_earlier_version_is_made_again(tmp_path: Path, monkeypatch) -> None:
+    """It lacks the problems that were not looked for then."""
+    from masksub.app.data import shard_index
+
+    root, scanned = write_shards(tmp_path / "set"), no_scan(monkeypatch)
+    with monkeypatch.context() as before:
+        before.setattr(shard_index, "_VERSION", 1)
+        opened(root)
+    scanned.clear()
+    opened(root)
+    assert len(scanned) == 4
+
+
+def test_machines_that_write_one_index_do_not_share_a_part_of_it(tmp_path: Path, monkeypatch) -> None:
+    """Processes of two nodes can have the same number, and locks do not reach over every network disk."""
+    root, parts = write_shards(tmp_path / "set"), []
+    replace = Path.replace
+    monkeypatch.setattr(Path, "replace", lambda self, to: parts.append(self.name) or replace(self, to))
+    for _ in "ab":
+        opened(root)
+        (index,) = root.glob(".masksub-*.npz")
+        index.unlink()
+    assert len(set(parts)) == len(parts) == 2 and all(part.endswith(".part") for part in parts)
+
+
 class _Touch:
     def __init__(self, path: Path) -> None:
         self.path = path

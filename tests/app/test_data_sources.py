@@ -306,7 +306,9 @@ def test_torch_cifar10_through_timm(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     first = np.random.default_rng(0).integers(0, 256, (4, 3072), np.uint8)[0].reshape(3, 32, 32)
     assert np.array_equal(np.asarray(train.read(0)).transpose(2, 0, 1), first)
     assert val.where(3) == "image 3 of torch/cifar10 (validation)"
-    with pytest.raises(InputError, match=r"'trian' is no split of torch/cifar10; accepted are .*train"):
+    with pytest.raises(
+        InputError, match=r"data\.train_split = 'trian' is no split of torch/cifar10; accepted are .*train"
+    ):
         open_data(Data(name="torch/cifar10", root=str(tmp_path), train_split="trian"), 0)
 
 
@@ -316,7 +318,7 @@ def test_torch_image_folder_through_timm(tmp_path: Path) -> None:
     train, val = open_data(Data(name="torch/image_folder", root=str(tmp_path), channels=1), 0)
     assert values(train) == [0, 1, 50] and train.labels.tolist() == [0, 0, 1] and val.classes == ["ant", "bee"]
     assert train.where(1) == str(tmp_path / "train" / "ant" / "1.png")
-    with pytest.raises(InputError, match=r"no folder 'test' in it; .*/test/CLASS/IMAGE"):
+    with pytest.raises(InputError, match=r"data\.val_split = 'test': there is no such folder; .*/test/CLASS/IMAGE"):
         open_data(Data(name="torch/image_folder", root=str(tmp_path), val_split="test"), 0)
 
 
@@ -325,7 +327,7 @@ def test_torch_image_folder_through_timm(tmp_path: Path) -> None:
     [
         ({"name": "torch/cifar10"}, r"data\.root is missing: data\.name = 'torch/cifar10'"),
         ({"name": "torch/cifar10", "root": "/no/such"}, r"data\.root = /no/such: there is no such folder"),
-        ({"name": "torch/cifar10", "root": "."}, r"data\.name = 'torch/cifar10': split 'train' is not found in \.:"),
+        ({"name": "torch/cifar10", "root": "."}, r"'torch/cifar10', data\.train_split = 'train': not found in \.:"),
         ({"name": "torch/cifar11", "root": "."}, r"data\.name = 'torch/cifar11'.*Unknown torchvision dataset cifar11"),
         ({"name": "tfds/mnist"}, r"data\.name = 'tfds/mnist': accepted .* torch/\.\.\. and hfds/"),
         ({"name": "cifar10"}, r"data\.name = 'cifar10': accepted are \"digits\", \"folder\", \"shards\""),

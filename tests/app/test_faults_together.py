@@ -216,3 +216,24 @@ def test_a_process_with_decoding_workers_ends_when_the_other_dies(commands: Comm
     done = ranks[0].wait(60)
     assert done.code == 1 and "another process of this training is gone" in done.stderr, done.stderr
     assert "GLHF" not in done.stderr and ".cc:" not in done.stderr
+
+
+def test_data_that_have_changed_are_noticed(commands: Commands, tmp_path: Path) -> None:
+    """An image more or less moves all others: the order is one of numbers."""
+    bad_images(tmp_path / "images", 0)
+    folder = (
+        "data.name=folder",
+        "data.train=images",
+        "data.val=images",
+        "data.train_images=null",
+        "data.val_images=null",
+    )
+    assert commands.train("run", *folder, faults=[AtUpdate(5, Send())]).code < 0
+    (tmp_path / "images" / "a" / "0.png").unlink()
+    done = commands.resume("run")
+    assert done.code == 2 and "48 images to train on and 48 to validate on have become 47 and 47" in done.stderr, (
+        done.stderr
+    )
+    done = commands.resume("run", "--approximate")
+    assert done.code == 0, done.stderr
+    assert environment_of(tmp_path / "run")["resumed"][-1]["exact"] is False

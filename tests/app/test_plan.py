@@ -147,11 +147,6 @@ def test_blocks_are_those_that_are_sharded() -> None:
     assert counts == [12, 2 + 2 + 6 + 2, 3 + 4 + 6 + 3]
 
 
-def test_half_precision_is_not_sharded() -> None:
-    with pytest.raises(InputError, match="not together with train"):
-        plan("train.shard=full", "train.precision=fp16")
-
-
 def test_memory_of_ddp_and_of_sharding_by_hand(shapes: Shapes) -> None:
     held = shapes.held
     one = memory_of("masksub", recipe("train.ema_decay=0.9"), shapes, gpus=1, batch=4, parts=1)
@@ -256,6 +251,38 @@ def test_too_little_memory_says_what_to_change() -> None:
         assert change in text
     roomy = replace(machine, memory=2 * machine.memory)
     assert "does NOT fit" not in plan_text(make_plan(wanted, roomy, gpus=2, shapes=shapes))
+
+
+def test_advice_to_recompute_is_given_only_where_training_would_accept_it() -> None:
+    """Batch norm, and both branches in one backward, refuse it: the plan must not send anybody there."""
+    machine = create_machine("h100-80gb", "fp32", per_node=8, utilisation=0.4, network=400, assume=["memory=0.0001"])
+    for changes, advised in (
+        (["method=plain"], True),
+        (["method=dropsub", "sub.mode=joint"], False),
+        (["method=plain", "model.name=resnet10t", "model.kwargs={}", "data.image_size=32"], False),
+    ):
+        text = plan_text(make_plan(recipe(*changes), machine, gpus=1))
+        assert "does NOT fit" in text and ("train.recompute=true" in text) is advised, changes
+
+
+def test_a_warm_up_that_training_would_refuse_is_refused(shapes: Shapes) -> None:
+    changes = ("train.epochs=3", "optim.warmup_epochs=500")
+    with pytest.raises(InputError, match=r"optim\.warmup_epochs = 500\.0: .* shorter than train\.epochs = 3"):
+        plan(*changes, images=1000, classes=10, shapes=shapes)
+
+
+def test_models_that_drop_no_tokens_are_said_to_be_slower_than_told() -> None:
+    """One share of the peak for all architectures makes plans of convolutions too short."""
+    convolutions = ["model.name=resnet10t", "model.kwargs={}", "data.image_size=64"]
+    windows = [
+        "data.image_size=64",
+        "model.name=swin_tiny_patch4_window7_224",
+        "model.kwargs={patch_size: 2, window_size: 4, embed_dim: 16, depths: [1], num_heads: [2]}",
+    ]
+    for changes, told in ((convolutions, True), (windows, True), ([], False), (["method=plain", *convolutions], True)):
+        text = plan_text(plan(*changes, gpus=1))
+        assert ("drops no tokens; such models" in text and "measure one GPU" in text) is told, changes
+    assert "drops no tokens" not in plan_text(plan(*convolutions, gpus=1, measured=100.0))
 
 
 def test_meta_models_are_left_alone_by_counting() -> None:

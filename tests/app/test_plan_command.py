@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
@@ -14,7 +13,7 @@ from masksub.app.plan import DEVICES
 from masksub.app.plan.shapes import Shapes, count_shapes
 from masksub.app.recipe import load_recipe
 from masksub.cli import app
-from tests.app.plan_made_up import MICRO, plan, recipe
+from tests.app.plan_made_up import MICRO, recipe
 from tests.core.test_flops import vit_forward
 
 
@@ -49,6 +48,7 @@ def command(*arguments: str) -> tuple[int, str]:
         (["--images", "20", "--gpus", "8"], "more than the 20 of an epoch"),
         (["train.global_batch_size=64", "--gpus", "24"], "16 GPUs work"),
         (["train.global_batch_size=96", "train.batch_size=8", "--gpus", "16"], "train.batch_size=6 works with 16"),
+        (["data.name=folder", "data.train=nowhere", "data.val=nowhere"], "'nowhere': the data are not here"),
         (["data.name=folder", "data.train=nowhere", "data.val=nowhere"], "give --images and --classes"),
         (["data.name=folder", "data.train=nowhere", "data.val=nowhere", "--images", "9"], "give --classes"),
         (["optim.name=adamwx"], "optim.name = 'adamwx'"),
@@ -73,22 +73,6 @@ def test_json_has_the_figures_of_the_text() -> None:
     assert len(found["table"]) == sum(line.lstrip()[:1].isdigit() for line in text.splitlines() if " x " in line)
     for key in ("utilisation", "network", "links", "reserve", "disk"):
         assert f"{key}" in text and key in found["assumptions"]
-
-
-def test_public_sets_are_known_by_name_and_nothing_is_opened(
-    shapes: Shapes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    for train, images, classes in (
-        ("imagenet/train", 1_281_167, 1000),
-        ("shards/imagenet21k-{0000..2047}.tar", 14_197_122, 21_841),
-    ):
-        found = plan(
-            "data.name=folder", f"data.train={train}", "data.val=imagenet/val", "data.train_images=null", shapes=shapes
-        )
-        assert (found.data.images, found.data.classes) == (images, classes)
-    found = plan("data.name=torch/cifar100", "data.train_images=null", shapes=shapes)
-    assert (found.data.images, found.data.classes) == (50_000, 100)
 
 
 def test_help_fits_a_screen_and_names_every_device() -> None:

@@ -93,7 +93,8 @@ def test_a_file_gives_every_weight_and_a_head_of_other_classes_is_new(
     other = build(path, model, classes=9, tell=said.append)
     assert_from(other, state, (f"{head}.weight", f"{head}.bias"))
     assert torch.equal(other.state_dict()[f"{head}.weight"], fresh[f"{head}.weight"]), "as initialised for this seed"
-    assert len(said) == 1 and said[0].endswith(f"new: {head}.weight, {head}.bias"), said
+    assert said[0].endswith(f"new: {head}.weight, {head}.bias"), said
+    assert len(said) == (1 if model.startswith("vit") else 2), "timm's ResNet is for another mean; nothing else is told"
     assert "state_dict" not in other.pretrained_cfg, "the model would hold the file's tensors as well"
 
 
@@ -241,6 +242,57 @@ def test_a_mistake_in_kwargs_is_not_blamed_on_the_weights(tmp_path: Path) -> Non
         build(saved(trained(), tmp_path), embed_dims=3)
 
 
+def test_a_file_that_timm_fails_at_is_not_blamed_on_the_network(tmp_path: Path) -> None:
+    """What helps is another model.name: the file is here."""
+    wrong = {**trained(), "patch_embed.proj.weight": torch.rand(32, 7)}  # a flat one, and not of 8 x 8 px
+    with pytest.raises(InputError, match=r"shape .* is invalid .* another architecture: see model\.name") as caught:
+        build(saved(wrong, tmp_path))
+    assert "network" not in str(caught.value)
+
+
+def scales(start: Any, name: str = "vit_tiny_patch16_224", **data: Any) -> list[str]:
+    """What is told but for what was loaded."""
+    said: list[str] = []
+    wanted = recipe(start, name)
+    create_model(wanted.model_copy(update={"data": wanted.data.model_copy(update=data)}), 5, said.append)
+    return [line for line in said if "mean" in line]
+
+
+IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
+
+
+def test_weights_of_images_normalised_otherwise_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A finetuning would start from weights that see colours they were not trained on, and end somewhat worse."""
+    path, resnet = saved(trained(), tmp_path), saved(trained(name="resnet10t"), tmp_path, "resnet.pth")
+    assert scales(path) == scales(resnet, "resnet10t", **IMAGENET) == []
+    (line,) = scales(path, **IMAGENET)
+    assert line == (
+        f"model.weights = '{path}': timm's published weights of vit_tiny_patch16_224 go with data.mean = "
+        "[0.5, 0.5, 0.5], data.std = [0.5, 0.5, 0.5]; this recipe has [0.485, 0.456, 0.406] and [0.229, 0.224, 0.225]"
+    )
+    (line,) = scales(resnet, "resnet10t", mean=IMAGENET["mean"])
+    assert line.endswith("[0.229, 0.224, 0.225]; this recipe has [0.485, 0.456, 0.406] and [0.5, 0.5, 0.5]")
+    assert scales(resnet, "resnet10t", channels=1) == [], "published figures are those of colours"
+    assert scales(None, "resnet10t") == []
+    # timm's weights on the hub say by their own name which they are.
+    hub(tmp_path, monkeypatch)
+    saved(trained(), tmp_path, "model.safetensors")
+    assert scales("hf-hub:owner/vit_tiny_patch16_224.nobody") == scales("hf-hub:timm/vit_tiny_patch16_224.nobody") == []
+    (line,) = scales("hf-hub:timm/deit_tiny_patch16_224.fb_in1k@v1")
+    assert "published weights of deit_tiny_patch16_224.fb_in1k go with data.mean = [0.485" in line
+
+
+def test_a_run_says_itself_how_its_images_were_normalised(tmp_path: Path) -> None:
+    run, wanted = tmp_path / "run", recipe(name="resnet10t")
+    RunFolder(run).create(wanted, list("abcde"), ["masksub"])
+    checkpoint.save(run / "checkpoints", 1, {"model": trained(name="resnet10t")}, {}, 2)
+    assert scales(run, "resnet10t") == [], "timm's are of other weights"
+    (line,) = scales(run, "resnet10t", **IMAGENET)
+    assert "the run was trained with data.mean = [0.5, 0.5, 0.5]" in line
+    (run / "recipe.yaml").write_text("of: another version\n", encoding="utf-8")
+    assert scales(run, "resnet10t", **IMAGENET) == []
+
+
 def test_position_embeddings_are_resized_and_the_class_token_keeps_its_own(tmp_path: Path) -> None:
     state = trained(size=48)  # 6 x 6 patches
     model = build(saved(state, tmp_path), size=64)  # 8 x 8
@@ -338,6 +390,29 @@ def test_a_download_that_was_cut_short_does_not_stay(address: str, tmp_path: Pat
         build(f"{address}/a/weights.pth")
     path.write_bytes(whole)
     assert_from(build(f"{address}/a/weights.pth"), trained())
+
+
+def test_an_archive_that_was_cut_short_does_not_stay(address: str, tmp_path: Path) -> None:
+    """But one that is whole and fits another model does: fetching it again would change nothing."""
+    path = jax_archive(trained(), tmp_path / "served/a/w.npz")
+    whole = path.read_bytes()
+    altered = bytearray(whole)
+    altered[2000] ^= 255
+    for content in (whole[:-1000], bytes(altered), b"not found"):
+        path.write_bytes(content)
+        with pytest.raises(InputError, match=r"w\.npz can't be read as a numpy archive"):
+            build(f"{address}/a/w.npz")
+        assert not list((tmp_path / "cache").rglob("*.npz"))
+    path.write_bytes(whole)
+    with pytest.raises(InputError, match=r"w\.npz can't be read as a numpy archive"):
+        build(f"{address}/a/w.npz", depth=3)
+    path.unlink()
+    assert_from(build(f"{address}/a/w.npz"), trained())
+    local = tmp_path / "own.npz"
+    local.write_bytes(whole[:-1000])
+    with pytest.raises(InputError, match=r"own\.npz can't be read"):
+        build(local)
+    assert local.exists(), "a file of the user's is not removed"
 
 
 def test_what_can_t_be_fetched_is_an_error_with_the_way_out(address: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -64,6 +64,7 @@ class Keeper:
             "optimizer": self.setup.optimizer,
             "accelerator": self.accelerator,
             "supplies": (self.setup.batches, self.setup.eval_batches),
+            "images": self.setup.images,
         }
 
     def save(self, *, wait: bool = False) -> None:

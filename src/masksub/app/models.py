@@ -59,7 +59,7 @@ def create_model(recipe: Recipe, num_classes: int, tell: Callable[[str], None] |
     if wanted.weights is None:
         model = build()
     else:
-        model = create_with_weights(build, wanted.name, wanted.weights, num_classes, tell)
+        model = create_with_weights(build, wanted.name, wanted.weights, num_classes, data, tell)
     _check_patches(model, recipe, tell)
     settle_drop_path(model, recipe)
     if recipe.train.recompute:

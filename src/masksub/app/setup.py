@@ -35,6 +35,7 @@ class Setup:
     Attributes:
         recipe: with the choices that were made here: attention, and where images are held.
         classes: names; the index is the label.
+        images: of the training and of the validation data.
         batches: of training, for this process.
         eval_batches: of validation, for this process.
         plain_model: the model itself.
@@ -53,6 +54,7 @@ class Setup:
 
     recipe: Recipe
     classes: list[str]
+    images: tuple[int, int]
     batches: TrainBatches
     eval_batches: EvalBatches
     plain_model: nn.Module
@@ -159,6 +161,7 @@ def set_up(
     return Setup(
         recipe=recipe,
         classes=classes,
+        images=(len(train_source), len(val_source)),
         batches=batches,
         eval_batches=eval_batches,
         plain_model=model,

@@ -71,6 +71,7 @@ def snapshot(
     optimizer: Any,
     accelerator: Accelerator,
     supplies: Sequence[Supply],
+    images: tuple[int, int],
 ) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
     """What a checkpoint holds: state dicts of weights by file stem, and the state of training.
 
@@ -88,6 +89,7 @@ def snapshot(
         "scaler": accelerator.scaler.state_dict() if accelerator.scaler is not None else None,
         "update": standing.update,
         "images": standing.images,
+        "images_of_data": list(images),
         "spent": dict(standing.spent),
         "counts": dict(standing.counts),
         "processes": accelerator.num_processes,
@@ -104,17 +106,18 @@ def restore(
     optimizer: Any,
     accelerator: Accelerator,
     supplies: Sequence[Supply],
+    images: tuple[int, int],
     reporter: Reporter,
     approximate: bool = False,
 ) -> tuple[Path, bool] | None:
     """Bring back the last whole checkpoint.
 
     Returns:
-        The checkpoint, and whether as many processes wrote it; None if none was written yet.
+        The checkpoint, and whether training goes on exactly from it; None if none was written yet.
 
     Raises:
         StoppedError: there are checkpoints, and none is whole.
-        InputError: another number of processes than at the start.
+        InputError: another number of processes than at the start, or of images, unless that is accepted.
     """
     found = checkpoints.latest_state(folder, reporter.warn)
     if found is None:
@@ -134,6 +137,13 @@ def restore(
             f"{last.path} was written by {state['processes']} process(es) and can't be gone on with exactly by "
             f"{accelerator.num_processes}; start as many, or go on with --resume --approximate"
         )
+    if tuple(state["images_of_data"]) != images and not approximate:
+        (train, val), (train_now, val_now) = state["images_of_data"], images
+        raise InputError(
+            f"{folder.parent}: the data have changed since {last.path.name} was written: {train} images to train on "
+            f"and {val} to validate on have become {train_now} and {val_now}. Bring them back, or go on with "
+            f"--resume --approximate: images then come in another order"
+        )
     _load(model, last.path / "model.safetensors")
     if ema is not None:
         _load(ema, last.path / "ema.safetensors")
@@ -148,7 +158,7 @@ def restore(
     rank = accelerator.process_index
     standing.window = LossWindow(**each[rank]["window"]) if rank < len(each) else LossWindow()
     standing.counts.update(state.get("counts", {}))
-    return last.path, state["processes"] == accelerator.num_processes
+    return last.path, state["processes"] == accelerator.num_processes and tuple(state["images_of_data"]) == images
 
 
 def _load(model: nn.Module, path: Path) -> None:

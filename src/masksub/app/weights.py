@@ -23,7 +23,10 @@ from torch import Tensor, nn
 from .checkpoint import latest, read_weights
 from .errors import InputError
 from .fetch import HUB_PREFIXES, fetch_address, fetch_hub
+from .pixel_scale import other_pixel_scale
 from .runs import RunFolder
+from .settings import Data
+from .weights_numpy import load_numpy
 
 __all__ = ["create_with_weights"]
 
@@ -39,7 +42,7 @@ _NEW_BESIDE_HEAD = "fc_norm."
 
 
 def create_with_weights(
-    build: Callable[..., nn.Module], name: str, weights: str, num_classes: int, tell: Tell | None = None
+    build: Callable[..., nn.Module], name: str, weights: str, num_classes: int, data: Data, tell: Tell | None = None
 ) -> nn.Module:
     """A timm model that starts from given weights.
 
@@ -48,7 +51,9 @@ def create_with_weights(
         name: timm's name of the model.
         weights: as the recipe's ``model.weights``.
         num_classes: the data's classes; a head of as many is loaded, any other is made anew.
-        tell: gets one line on what was loaded, what is new and what was left out; and each damaged checkpoint of a run.
+        data: the recipe's; its mean and standard deviation are compared with those that belong to the weights.
+        tell: gets one line on what was loaded, what is new and what was left out; one if the weights go with another
+            mean or standard deviation; and each damaged checkpoint of a run.
 
     Returns:
         The model. What did not come from the file has the initial values that ``build`` gave it.
@@ -57,6 +62,7 @@ def create_with_weights(
         InputError: not found, not fetched, unsafe, damaged, or not this model's weights.
     """
     tell = tell or (lambda line: None)
+    path, fetched = None, weights.startswith(_ADDRESS)
     try:
         if weights == "pretrained":
             with _observed(name) as loads:
@@ -65,19 +71,25 @@ def create_with_weights(
             path = _find(weights, tell)
             if path.suffix == ".npz":
                 model = build()
-                loads = [_load_numpy(model, path, name)]
+                own, given = load_numpy(model, path, name, fetched)
+                loads = [_judge(own, given, _heads(name), name, str(path))]
             else:
-                model, loads = _build_from(build, name, path, num_classes, fetched=weights.startswith(_ADDRESS))
+                model, loads = _build_from(build, name, path, num_classes, fetched)
     except InputError as error:
         raise InputError(f"model.weights = {weights!r}: {error}") from error
     except Exception as error:
         build()  # if the arguments are at fault and not the weights, this says so
+        if path is None:
+            advice = "Without a network, give a local file: the path of a .safetensors, .pth or .bin file"
+        else:
+            advice = "These are probably weights of another architecture: see model.name and model.kwargs"
         raise InputError(
-            f"model.weights = {weights!r} can't be loaded into {name}: {str(error).rstrip('. ')}. "
-            f"Without a network, give a local file: the path of a .safetensors, .pth or .bin file"
+            f"model.weights = {weights!r} can't be loaded into {name}: {str(error).rstrip('. ')}. {advice}"
         ) from error
     if loads:
         tell(f"model.weights = {weights!r}: {loads[-1].note()}")
+    if line := other_pixel_scale(name, weights, data):
+        tell(line)
     return model
 
 
@@ -249,28 +261,6 @@ def _judge(
     if reasons:
         raise InputError(f"{place or 'the file'} does not fit {name} as model.kwargs make it: {'; '.join(reasons)}")
     return _Loaded([key for key in own if key in state], new, unused)
-
-
-def _load_numpy(model: nn.Module, path: Path, name: str) -> _Loaded:
-    """Load a numpy archive of the JAX originals by the model's own reader, which unpickles nothing.
-
-    The reader does not say what it loaded. What is still not a number afterwards was not.
-    """
-    reader: Any = getattr(model, "load_pretrained", None)
-    if reader is None:
-        raise InputError(f"{path}: {name} can't read numpy archives; give a .safetensors or .pth file")
-    own = {key: value for key, value in model.state_dict().items() if value.is_floating_point()}
-    initial = {key: value.clone() for key, value in own.items()}
-    for value in own.values():
-        value.fill_(torch.nan)
-    try:
-        reader(str(path))
-    except Exception as error:
-        raise InputError(f"{path} can't be read as a numpy archive of {name}: {error}") from error
-    new = [key for key, value in own.items() if bool(value.isnan().any())]
-    for key in new:
-        own[key].copy_(initial[key])
-    return _judge(own, {key: value for key, value in own.items() if key not in new}, _heads(name), name, str(path))
 
 
 def _within(key: str, parts: tuple[str, ...]) -> bool:

@@ -23,7 +23,7 @@ def plan(
     measured: Annotated[float | None, typer.Option(help="Images/s of this recipe on one GPU, as train says.")] = None,
     measured_plain: Annotated[float | None, typer.Option(help="The same with method=plain.")] = None,
     measure: Annotated[bool, typer.Option("--measure", help="Measure it here; needs the data.")] = False,
-    utilisation: Annotated[float, typer.Option(help="If not measured: share of the peak reached.")] = 0.4,
+    utilisation: Annotated[float, typer.Option(help="Not measured: share of the peak reached, of any model.")] = 0.4,
     network: Annotated[float, typer.Option(help="Gbit/s of a node to the others.")] = 400.0,
     assume: Annotated[
         list[str] | None, typer.Option(help="KEY=VALUE: memory, peak, nvlink, links, reserve, disk.")

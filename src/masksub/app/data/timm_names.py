@@ -62,7 +62,9 @@ class TimmDataset:
                 raise InputError(f"data.root = {root}: there is no such folder; {name} is looked for in it")
             # timm takes any split that it does not know for the test images.
             if split not in _TRAIN | _EVAL:
-                raise InputError(f"{key} = {split!r} is no split of {name}; accepted are {', '.join(sorted(_TRAIN | _EVAL))}")
+                raise InputError(
+                    f"{key} = {split!r} is no split of {name}; accepted are {', '.join(sorted(_TRAIN | _EVAL))}"
+                )
         try:
             keys = {"input_key": data.image_key, "target_key": data.label_key} if kind == "hfds" else {}
             self._set: Any = create_dataset(name, root=root, split=split, download=False, **keys)

@@ -2,46 +2,27 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from masksub.app.cost import FlopTable
-from masksub.app.data import open_source
 from masksub.app.errors import InputError
 from masksub.app.models import create_criterion, create_model, create_optimizer
 from masksub.app.settings import Recipe
+from masksub.core.adapter import find_adapter
 from masksub.core.methods import METHODS
 from masksub.core.step import TwoBranchStep
 
 from .activations import Held, blocks_of, held_by
 
-__all__ = ["DataSize", "Shapes", "count_shapes", "data_size", "meta_model", "optimizer_bytes", "step_of"]
+__all__ = ["Shapes", "can_recompute", "count_shapes", "meta_model", "optimizer_bytes", "step_of"]
 
 POINTS = 20
 """Points of the training at which schedules of ratio and weight are read; equal ones are counted once."""
-
-KNOWN = (
-    (r"(imagenet|in)[-_]?2[12]k", 14_197_122, 21_841, "ImageNet-21k in full"),
-    (r"imagenet", 1_281_167, 1000, "ImageNet-1k"),
-    (r"cifar[-_]?100", 50_000, 100, "CIFAR-100"),
-    (r"cifar[-_]?10", 50_000, 10, "CIFAR-10"),
-)
-"""Training images and classes of public sets, by what their path or name in a recipe is likely to hold."""
-
-
-@dataclass(frozen=True)
-class DataSize:
-    """How many images and classes there are, and how that is known."""
-
-    images: int
-    classes: int
-    source: str
 
 
 @dataclass(frozen=True)
@@ -65,6 +46,7 @@ class Shapes:
         plain_kept: activations that a plain step holds.
         block_kept: with recompute: most that one block keeps when it is run again; else 0.
         batch: images for which ``held`` was counted.
+        how: how the model is masked: "drop", "fill" or "pixels". Counts that were committed before do not have it.
     """
 
     parameters: int
@@ -83,37 +65,7 @@ class Shapes:
     plain_kept: int
     block_kept: int
     batch: int
-
-
-def data_size(recipe: Recipe, images: int | None, classes: int | None) -> DataSize:
-    """Images and classes: those given, else those of the data where they are here, else of a public set by its name.
-
-    Raises:
-        InputError: none of them tells.
-    """
-    if images is not None and classes is not None:
-        return DataSize(images, classes, "given")
-    data, counted = recipe.data, None
-    if data.name == "digits" or (data.name == "folder" and data.train is not None and Path(data.train).exists()):
-        source = open_source(data, "train", recipe.seed)
-        counted = len(source), len(source.classes), source.name
-    else:
-        named = f"{data.name} {data.train or ''}".lower()
-        for pattern, number, labels, name in KNOWN:
-            if re.search(pattern, named):
-                counted = min(number, data.train_images or number), labels, f"{name}, as data.name and data.train say"
-                break
-    if counted is None:
-        missing = " and ".join(o for o, v in (("--images", images), ("--classes", classes)) if v is None)
-        raise InputError(
-            f"data.name = {data.name!r}, data.train = {data.train!r}: the data are not here to be counted, and are no "
-            f"set that the plan knows; give {missing}"
-        )
-    return DataSize(
-        images or counted[0],
-        classes or counted[1],
-        counted[2] if images is classes else f"{'images' if images else 'classes'} given; the other of {counted[2]}",
-    )
+    how: str = "drop"
 
 
 def meta_model(recipe: Recipe, classes: int) -> nn.Module:
@@ -124,6 +76,15 @@ def meta_model(recipe: Recipe, classes: int) -> nn.Module:
     """
     with torch.device("meta"):
         return create_model(recipe.changed("model", weights=None), classes).train()  # shapes do not depend on them
+
+
+def can_recompute(recipe: Recipe, classes: int) -> bool:
+    """Whether a training would accept ``train.recompute`` for this model and method."""
+    try:
+        meta_model(recipe.changed("train", recompute=True), classes)
+    except InputError:
+        return False
+    return True
 
 
 def optimizer_bytes(recipe: Recipe, model: nn.Module) -> int:
@@ -200,6 +161,7 @@ def count_shapes(recipe: Recipe, classes: int) -> Shapes:
         plain_kept=plain_held.kept[0],
         block_kept=block_kept,
         batch=batch,
+        how=find_adapter(model).how,
     )
 
 

@@ -6,6 +6,7 @@ from masksub.app.experiment.estimate import duration
 
 from .make import Plan
 from .memory import Memory
+from .shapes import can_recompute
 from .steps import Update
 
 __all__ = ["advice_lines", "assumption_lines", "memory_rows", "plan_text", "scaling_rows"]
@@ -90,8 +91,8 @@ def advice_lines(plan: Plan) -> list[str]:
             size, same = train.batch_size // parts[0], train.global_batch_size is not None
             more = "" if same else f" train.accumulate={train.accumulate * parts[0]}"
             advice.append(f"train.batch_size={size}{more} (the same update in {parts[0]} x as many parts)")
-    if not train.recompute:
-        advice.append("train.recompute=true (up to a third more operations; not with batch norm)")
+    if not train.recompute and can_recompute(plan.recipe, plan.data.classes):
+        advice.append("train.recompute=true (up to a third more operations)")
     if plan.recipe.sub.mode == "joint":
         advice.append("sub.mode=split (activations of one branch at a time)")
     if train.shard == "none" and plan.gpus > 1:
@@ -169,6 +170,7 @@ def assumption_lines(plan: Plan) -> list[str]:
         f"{machine.nvlink:g} GB/s both ways; {machine.source}",
         "    (--device; --assume memory=, peak=, nvlink=)",
         f"  speed of one GPU: {plan.rates.source} (--utilisation, or --measured, --measured-plain, --measure)",
+        *_slower(plan),
         f"  {machine.per_node} GPUs a node (--per-node), {machine.network:g} Gbit/s a node each way (--network), links "
         f"reach {machine.links:.0%} of that (--assume links=)",
         f"  {machine.reserve:.0%} of the memory for the context, workspaces and fragments (--assume reserve=); disk "
@@ -185,6 +187,16 @@ def assumption_lines(plan: Plan) -> list[str]:
         )
     lines.append("  data keep up; the same speed at every batch size; no evaluation, start or failures in the hours")
     return lines
+
+
+def _slower(plan: Plan) -> list[str]:
+    """One share of the peak can't be right for every architecture."""
+    if plan.rates.measured or plan.shapes.how == "drop":
+        return []
+    return [
+        f"    {plan.recipe.model.name} drops no tokens; such models, convolutional and windowed ones, usually reach a",
+        "    smaller share of the peak, and take more hours than told: measure one GPU (--measure, --measured)",
+    ]
 
 
 def _gib(size: float) -> str:
