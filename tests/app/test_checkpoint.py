@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -149,3 +150,15 @@ def test_tensors_only(tmp_path: Path) -> None:
     made = checkpoint.save(tmp_path, 1, {"model": {"w": torch.ones(2)}}, {"scaler": None, "t": torch.ones(3)}, 2)
     state: dict[str, Tensor] = made.training_state()
     assert torch.equal(state["t"], torch.ones(3))
+
+
+def test_a_manifest_of_another_form_and_a_copy_beside_it_do_not_end_the_search(tmp_path: Path) -> None:
+    """Both would end in a traceback, and the checkpoint before would not be used."""
+    made = write(tmp_path, 1, nn.Linear(1, 1))
+    shutil.copytree(made.path, tmp_path / "update-00000001.bak")
+    newer = write(tmp_path, 2, nn.Linear(1, 1))
+    manifest = {"format": 1, "update": 2, "files": {"model.safetensors": 5, "training.pt": 5}}
+    (newer.path / "manifest.json").write_text(json.dumps(manifest))
+    heard: list[str] = []
+    found = checkpoint.latest(tmp_path, heard.append)
+    assert found is not None and found.update == 1 and "manifest.json" in heard[0]

@@ -9,7 +9,7 @@ import pytest
 
 from masksub.app.errors import InputError
 from masksub.app.progress import Reporter
-from masksub.app.recipe import load_recipe
+from masksub.app.recipe import dump_recipe, load_recipe
 from masksub.app.resume import APPROXIMATE, FREE, continuation
 from masksub.app.runs import RunFolder
 from masksub.app.settings import Recipe
@@ -101,3 +101,13 @@ def test_a_run_of_before_these_facts_were_kept_goes_on(tmp_path: Path) -> None:
     del facts["processes"], facts["resumed"]
     path.write_text(json.dumps(facts))
     assert continuation(recipe(), run, processes=1, approximate=False).exact
+
+
+def test_a_kill_between_the_two_files_of_a_resumption_leaves_a_run_that_goes_on(tmp_path: Path) -> None:
+    """The recipe in force is written, who trains by it not yet: the images of an update must not be reckoned anew."""
+    run = begun(tmp_path / "run", 3)
+    found = continuation(recipe("train.batch_size=24"), run, processes=2, approximate=True)
+    assert found.recipe.train.global_batch_size == 48
+    (run.path / "recipe.yaml").write_text(dump_recipe(found.recipe))
+    again = continuation(run.recipe(), run, processes=2, approximate=True)
+    assert again.recipe.train.global_batch_size == 48 and again.recipe.train.parts(2) == 1

@@ -28,11 +28,14 @@ from .errors import InputError
 __all__ = [
     "Checkpoint",
     "any_in",
+    "damage",
     "latest",
     "latest_state",
     "load_weights",
+    "prune",
     "read_weights",
     "save",
+    "set_aside_after",
     "sweep_away_unfinished",
 ]
 
@@ -173,6 +176,8 @@ def damage(path: Path) -> str | None:
         files = dict(manifest["files"])
         if any(name != Path(name).name for name in files) or not {"model.safetensors", "training.pt"} <= files.keys():
             return "manifest.json does not list the files of a checkpoint"
+        if any(not {"bytes", "sha256"} <= dict(each).keys() for each in files.values()):
+            return "manifest.json has no checksum of a file"
     except (OSError, ValueError, KeyError, TypeError):
         return "manifest.json is missing or unreadable"
     for name, expected in files.items():
@@ -255,7 +260,9 @@ def set_aside_after(folder: Path, update: int) -> list[Path]:
 
 
 def _folders(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.glob(f"{_PREFIX}*") if path.is_dir())
+    # A copy that somebody made beside them has another name.
+    found = (path for path in folder.glob(f"{_PREFIX}*") if path.is_dir())
+    return sorted(path for path in found if path.name.removeprefix(_PREFIX).isdecimal())
 
 
 def _update_of(path: Path) -> int:

@@ -13,7 +13,7 @@ from .progress import Reporter
 from .resume import Continuation
 from .runs import RunFolder
 from .setup import Setup
-from .state import Standing, restore, snapshot
+from .state import Standing, find, restore, snapshot
 from .writer import CheckpointWriter
 
 __all__ = ["Keeper"]
@@ -65,6 +65,7 @@ class Keeper:
             "accelerator": self.accelerator,
             "supplies": (self.setup.batches, self.setup.eval_batches),
             "images": self.setup.images,
+            "updates": self.setup.updates,
         }
 
     def save(self, *, wait: bool = False) -> None:
@@ -92,23 +93,24 @@ class Keeper:
             checkpoints.sweep_away_unfinished(self.folder.checkpoints)
             self.folder.sweep_away_unfinished()
         self.processes.wait()
-        found = restore(
-            self.folder.checkpoints, self.standing, reporter=self.reporter, approximate=approximate, **self._parts()
-        )
-        self.writer.failed = self.standing.counts["failed_checkpoints"]
+        found = find(self.folder.checkpoints, self.reporter)
         # Each looks for itself, and one of another machine may look into another folder.
-        seen = self.processes.gather((self.standing.update, found and found[0].name))
+        seen = self.processes.gather(None if found is None else found[0].path.name)
         if len(set(seen)) > 1:
-            told = ", ".join(f"process {rank}: {name or 'none'}" for rank, (_, name) in enumerate(seen))
+            told = ", ".join(f"process {rank}: {name or 'none'}" for rank, name in enumerate(seen))
             raise InputError(
                 f"{self.folder.path}: the processes find different checkpoints ({told}). The run folder must be "
                 f"on storage that all machines share, at the same path"
             )
+        exact = going_on is None or going_on.exact
         if found is None:
             self.reporter.line(f"{self.folder.path} has no checkpoint yet; starting from the beginning")
         else:
-            self.reporter.line(f"going on from update {self.standing.update} of {self.setup.updates} ({found[0]})")
-        exact = (going_on is None or going_on.exact) and (found is None or found[1])
+            same = restore(found, self.standing, reporter=self.reporter, approximate=approximate, **self._parts())
+            exact = exact and same
+            self.writer.failed = self.standing.counts["failed_checkpoints"]
+            place = f"update {self.standing.update} of {self.setup.updates} ({found[0].path})"
+            self.reporter.line(f"going on from {place}")
         if self.processes.is_main:
             for path in checkpoints.set_aside_after(self.folder.checkpoints, self.standing.update):
                 self.reporter.warn(f"what was refused is kept as {path}")

@@ -34,7 +34,7 @@ def other_pixel_scale(name: str, weights: str, data: Data) -> str | None:
     """
     if data.channels != 3:
         return None
-    found = _of_run(Path(weights)) if Path(weights).is_dir() else _published(name, weights)
+    found = _of_run(Path(weights)) if weights != "pretrained" and Path(weights).is_dir() else _published(name, weights)
     own = _of_recipe(data)
     if found is None or all(
         math.isclose(a, b, abs_tol=_NEAR) for values in zip(found[1:], own) for a, b in zip(*values, strict=True)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from .errors import InputError
+from .processes import Processes
 from .runs import RunFolder, differing_values, told_difference
 from .settings import Recipe
 
-__all__ = ["APPROXIMATE", "FREE", "Continuation", "as_recorded", "continuation"]
+__all__ = ["APPROXIMATE", "FREE", "Continuation", "as_recorded", "continuation", "see_alike"]
 
 FREE = frozenset(
     (
@@ -71,7 +72,8 @@ def continuation(recipe: Recipe, run: RunFolder, *, processes: int | None, appro
     before = run.environment()
     processes_before = (before["resumed"] or [before])[-1]["processes"]
     processes = processes or processes_before
-    images = recorded.train.batch_size * recorded.train.parts(processes_before) * processes_before
+    then = recorded.train
+    images = then.global_batch_size or then.batch_size * then.accumulate * processes_before
     recipe = _choices_of(recorded, recipe, images, processes)
     differing = list(differing_values(recorded.model_dump(), recipe.model_dump()))
     refused = [each for each in differing if each[0] not in FREE | APPROXIMATE]
@@ -111,3 +113,26 @@ def _choices_of(recorded: Recipe, recipe: Recipe, images: int, processes: int) -
     if then.global_batch_size is not None and same:
         recipe = recipe.changed("train", accumulate=1, global_batch_size=then.global_batch_size)
     return recipe
+
+
+def see_alike(processes: Processes, run: RunFolder, going_on: Continuation | None, recipe: Recipe) -> None:
+    """Before anything is done in common: one that begins anew beside others that go on would train other weights.
+
+    Raises:
+        InputError: on all processes, if they differ.
+    """
+    values = recipe.model_dump(mode="json")
+    seen = processes.gather((going_on is not None, values))
+    begun = [str(rank) for rank, (found, _) in enumerate(seen) if found]
+    what = (
+        f"process(es) {', '.join(begun)} of {len(seen)} find a run to go on with" if 0 < len(begun) < len(seen) else ""
+    )
+    for rank, (_, other) in enumerate(seen):
+        differing = [each for each in differing_values(seen[0][1], other) if each[0] not in FREE]
+        if differing and not what:
+            what = f"process 0 and {rank} have different recipes: {'; '.join(map(told_difference, differing))}"
+    if what:
+        raise InputError(
+            f"{run.path}: the processes do not see the same run folder and recipe ({what}). Keep both on storage that "
+            f"all machines share, at the same path"
+        )

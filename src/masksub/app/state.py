@@ -21,9 +21,9 @@ from .progress import Reporter
 from .sharding import full_model_state, full_optimizer_state, load_full_model_state, load_full_optimizer_state
 from .window import LossWindow
 
-__all__ = ["Standing", "restore", "snapshot"]
+__all__ = ["Standing", "find", "restore", "snapshot"]
 
-FORMAT = 2
+FORMAT = 3
 """Of the state of training; it goes up when what is in it changes."""
 
 
@@ -72,6 +72,7 @@ def snapshot(
     accelerator: Accelerator,
     supplies: Sequence[Supply],
     images: tuple[int, int],
+    updates: int,
 ) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
     """What a checkpoint holds: state dicts of weights by file stem, and the state of training.
 
@@ -90,6 +91,7 @@ def snapshot(
         "update": standing.update,
         "images": standing.images,
         "images_of_data": list(images),
+        "updates": updates,
         "spent": dict(standing.spent),
         "counts": dict(standing.counts),
         "processes": accelerator.num_processes,
@@ -97,27 +99,11 @@ def snapshot(
     return weights, training
 
 
-def restore(
-    folder: Path,
-    standing: Standing,
-    *,
-    model: nn.Module,
-    ema: nn.Module | None,
-    optimizer: Any,
-    accelerator: Accelerator,
-    supplies: Sequence[Supply],
-    images: tuple[int, int],
-    reporter: Reporter,
-    approximate: bool = False,
-) -> tuple[Path, bool] | None:
-    """Bring back the last whole checkpoint.
-
-    Returns:
-        The checkpoint, and whether training goes on exactly from it; None if none was written yet.
+def find(folder: Path, reporter: Reporter) -> tuple[checkpoints.Checkpoint, dict[str, Any]] | None:
+    """The last whole checkpoint and what is in it; None if none was written yet.
 
     Raises:
-        StoppedError: there are checkpoints, and none is whole.
-        InputError: another number of processes than at the start, or of images, unless that is accepted.
+        StoppedError: there are checkpoints, and none is whole, or of another version.
     """
     found = checkpoints.latest_state(folder, reporter.warn)
     if found is None:
@@ -127,23 +113,58 @@ def restore(
                 f"set aside)"
             )
         return None
-    last, state = found
-    if state.get("format") != FORMAT:
+    if found[1].get("format") != FORMAT:
         raise StoppedError(
-            f"{last.path} was written by another version of masksub and can't be gone on with by this one"
+            f"{found[0].path} was written by another version of masksub and can't be gone on with by this one"
         )
+    return found
+
+
+def restore(
+    found: tuple[checkpoints.Checkpoint, dict[str, Any]],
+    standing: Standing,
+    *,
+    model: nn.Module,
+    ema: nn.Module | None,
+    optimizer: Any,
+    accelerator: Accelerator,
+    supplies: Sequence[Supply],
+    images: tuple[int, int],
+    updates: int,
+    reporter: Reporter,
+    approximate: bool,
+) -> bool:
+    """Bring back a checkpoint.
+
+    Returns:
+        Whether training goes on exactly from it.
+
+    Raises:
+        InputError: another number of processes than at the start, or of images, unless that is accepted; or so few
+            images that the training would be over.
+    """
+    last, state = found
+    run = last.path.parents[1]
     if state["processes"] != accelerator.num_processes and not approximate:
         raise InputError(
             f"{last.path} was written by {state['processes']} process(es) and can't be gone on with exactly by "
             f"{accelerator.num_processes}; start as many, or go on with --resume --approximate"
         )
-    if tuple(state["images_of_data"]) != images and not approximate:
+    same_data = tuple(state["images_of_data"]) == images
+    if not same_data:
         (train, val), (train_now, val_now) = state["images_of_data"], images
-        raise InputError(
-            f"{folder.parent}: the data have changed since {last.path.name} was written: {train} images to train on "
-            f"and {val} to validate on have become {train_now} and {val_now}. Bring them back, or go on with "
-            f"--resume --approximate: images then come in another order"
+        told = (
+            f"{run}: the data have changed since {last.path.name} was written: {train} images to train on and {val} to "
+            f"validate on have become {train_now} and {val_now}"
         )
+        if state["update"] > updates:
+            raise InputError(f"{told}. That is a training of {updates} updates, fewer than are done. Bring them back")
+        if not approximate:
+            raise InputError(
+                f"{told}. Bring them back, or go on with --resume --approximate: images then come in another order, "
+                f"and the schedules are those of {updates} updates in place of {state['updates']}"
+            )
+        reporter.warn(f"{told}; {state['updates']} updates have become {updates}, and the schedules with them")
     _load(model, last.path / "model.safetensors")
     if ema is not None:
         _load(ema, last.path / "ema.safetensors")
@@ -152,13 +173,13 @@ def restore(
         accelerator.scaler.load_state_dict(state["scaler"])
     standing.update, standing.spent, standing.images = state["update"], state["spent"], state["images"]
     each = state["of_each_process"]
-    for process in each:
+    for process in each if same_data else ():  # else the numbers stand for other images
         for supply, skipped in zip(supplies, process["skipped"], strict=True):
             supply.load_state_dict(skipped)
     rank = accelerator.process_index
     standing.window = LossWindow(**each[rank]["window"]) if rank < len(each) else LossWindow()
     standing.counts.update(state.get("counts", {}))
-    return last.path, state["processes"] == accelerator.num_processes and tuple(state["images_of_data"]) == images
+    return state["processes"] == accelerator.num_processes and same_data
 
 
 def _load(model: nn.Module, path: Path) -> None:

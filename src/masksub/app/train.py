@@ -31,9 +31,8 @@ from .keeper import Keeper
 from .memory import restart_peak
 from .processes import Processes
 from .progress import Reporter
-from .recipe import dump_recipe
 from .records import Records
-from .resume import Continuation, continuation
+from .resume import Continuation, continuation, see_alike
 from .runs import RunFolder
 from .settings import Recipe
 from .setup import set_up
@@ -97,25 +96,9 @@ def train(
         if not accelerator.is_main_process:
             reporter.silence()
         with processes.together(lambda: "stopped before training; start all processes again"):
-            _see_alike(processes, run, going_on, recipe)
+            see_alike(processes, run, going_on, recipe)
             trainer = Trainer(recipe, run, accelerator, reporter, request, on_eval, resume=resume)
         return trainer.run(going_on, resume=resume, approximate=approximate)
-
-
-def _see_alike(processes: Processes, run: RunFolder, going_on: Continuation | None, recipe: Recipe) -> None:
-    """Before anything is done in common: one that begins anew beside others that go on would train other weights.
-
-    Raises:
-        InputError: on all processes, if they differ.
-    """
-    seen = processes.gather((going_on is not None, dump_recipe(recipe)))
-    if len(set(seen)) > 1:
-        begun = ", ".join(str(rank) for rank, (found, _) in enumerate(seen) if found)
-        what = f"process(es) {begun} of {len(seen)} find a run to go on with" if begun else "their recipes differ"
-        raise InputError(
-            f"{run.path}: the processes do not see the same run folder and recipe ({what}). Keep both on "
-            f"storage that all machines share, at the same path"
-        )
 
 
 class Trainer:
@@ -166,13 +149,13 @@ class Trainer:
             approximate: also from a checkpoint of another number of processes.
         """
         with contextlib.ExitStack() as held, self.processes.together(self._how_to_go_on):
-            if self.processes.is_main:
-                self._open_folder(resume, held)
-            self.processes.wait()
+            self._open_folder(resume, held)
             summary = self.folder.summary() if resume else None
             if self.processes.any(summary is not None)[0]:
                 self.reporter.line(f"{self.folder.path} is complete already")
-                return summary or {}
+                if summary is None:
+                    raise InputError(f"{self.folder.path} is complete, but not all processes see its summary.json")
+                return summary
             if resume:
                 self.keeper.restore(going_on, approximate)
             if self.processes.count > 1 or any(name in os.environ for name in _LAUNCHED):
@@ -205,12 +188,14 @@ class Trainer:
         except DivergedError as error:
             if self.processes.is_main:
                 update = self.standing.update + 1 if error.update is None else error.update
-                self.folder.write_failure({"update": update, "epoch": self._epoch, "reason": str(error)})
+                with self._told_only(OSError):
+                    self.folder.write_failure({"update": update, "epoch": self._epoch, "reason": str(error)})
             raise
         except InputError:
             # An image that can't be decoded: what was trained so far is kept.
             if self.one_update.between and self.processes.count == 1 and self.standing.update:
-                self.keeper.save(wait=True)
+                with self._told_only(StoppedError):
+                    self.keeper.save(wait=True)
             raise
         except SystemExit:
             at_once = True  # the second request to stop
@@ -336,7 +321,29 @@ class Trainer:
             self.folder.write_summary(summary)
         return summary
 
+    @contextlib.contextmanager
+    def _told_only(self, kind: type[Exception]) -> Iterator[None]:
+        """For what is done because of an error: one more error is told, and does not take its place."""
+        try:
+            yield
+        except kind as error:
+            self.reporter.warn(str(error))
+
     def _open_folder(self, resume: bool, held: contextlib.ExitStack) -> None:
+        """On the main process; where it can't, all end."""
+        failed: Exception | None = None
+        if self.processes.is_main:
+            try:
+                self._open_as_main(resume, held)
+            except (InputError, StoppedError, OSError) as error:
+                failed = error
+        told = self.processes.gather(None if failed is None else str(failed))
+        if failed is not None:
+            raise failed
+        if any(told):
+            raise StoppedError("the main process can't open the run folder, and says why")
+
+    def _open_as_main(self, resume: bool, held: contextlib.ExitStack) -> None:
         if self.folder.exists and not resume:
             with self.folder.lock():  # not while another process trains it
                 self.reporter.line(f"the folder that was there is now {self.folder.set_aside()}")
