@@ -235,7 +235,7 @@ def test_holding_that_can_not_be_had(cache: str, monkeypatch) -> None:
 
 @pytest.mark.parametrize("cache", ["auto", "none"])
 def test_fewer_images_than_one_update(cache: str) -> None:
-    message = r"has 200 images to train on, fewer than the 240 .*batch_size 10 x 8 process\(es\) x .*accumulate 3\)"
+    message = r"has 200 images to train on, fewer than the 240 .*batch_size 10 x 8 process\(es\) x 3 part\(s\)\)"
     with pytest.raises(InputError, match=message):
         train_batches(Augment(), cache, batch_size=10, world=8, accumulate=3)
 
