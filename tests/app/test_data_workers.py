@@ -201,27 +201,6 @@ def test_workers_end_when_the_trainer_is_killed(tmp_path: Path) -> None:
     assert not alive
 
 
-def test_a_worker_whose_trainer_is_gone_before_it_begins_ends(tmp_path: Path) -> None:
-    """Killed at the moment when workers start, it would leave them for ever: torch then watches the wrong parent."""
-    script = tmp_path / "train.py"
-    script.write_text(
-        "import os, sys, time\n"
-        "from masksub.app.data.stream import _begin_worker\n"
-        "print(os.getpid(), flush=True)\n"
-        "_begin_worker(int(sys.argv[1]), 0)\n"
-        "time.sleep(600)\n"
-    )
-    gone = subprocess.Popen([sys.executable, "-c", ""])
-    gone.wait()
-    root = Path(__file__).resolve().parents[2]
-    environment = {**os.environ, "PYTHONPATH": str(root / "src")}
-    with subprocess.Popen([sys.executable, str(script), str(gone.pid)], env=environment) as worker:
-        try:
-            assert worker.wait(60) == 1
-        finally:
-            worker.kill()
-
-
 def test_what_workers_need_can_be_pickled(tmp_path: Path) -> None:
     """Where processes are not forked (macOS, Windows, newer Pythons), images travel to the workers as pickles."""
     for kind in ("folder", "shards", "hfds"):

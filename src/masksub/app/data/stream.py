@@ -6,13 +6,11 @@ Shape letters: B batch, C channels, S side.
 from __future__ import annotations
 
 import contextlib
-import os
 import re
 import signal
 import threading
-import time
 from collections.abc import Callable, Iterable, Iterator
-from functools import cached_property, partial
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -153,7 +151,7 @@ class _Loader:
             collate_fn=_collate,
             pin_memory=pin,
             generator=torch.Generator(),  # without one, the loader draws from the global generator
-            worker_init_fn=partial(_begin_worker, os.getpid()),
+            worker_init_fn=_ignore_signals,
             persistent_workers=keep,
         )
 
@@ -216,21 +214,11 @@ def _no_request_while_they_start() -> Iterator[None]:
         mask(signal.SIG_SETMASK, before)
 
 
-def _begin_worker(parent: int, worker: int) -> None:
-    """In a new worker: requests to stop are for the process that trains; the end of that one is the worker's too."""
+def _ignore_signals(worker: int) -> None:
     for signum in _REQUESTS:
         signal.signal(signum, signal.SIG_IGN)
     if hasattr(signal, "pthread_sigmask"):
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _REQUESTS)
-    # torch's own watch begins later, and takes whoever is the parent then for the one to watch: a worker whose parent
-    # was killed before that would live for ever.
-    threading.Thread(target=_end_with, args=(parent,), name="parent", daemon=True).start()
-
-
-def _end_with(parent: int) -> None:
-    while os.getppid() == parent:
-        time.sleep(1.0)
-    os._exit(1)
 
 
 def _collate(samples: list[tuple[int, Tensor | str]]) -> tuple[Tensor, Tensor, list[tuple[int, str]]]:
