@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import psutil
@@ -199,6 +200,43 @@ def test_workers_end_when_the_trainer_is_killed(tmp_path: Path) -> None:
     assert len(workers) >= 2
     _, alive = psutil.wait_procs(workers, timeout=60)
     assert not alive
+
+
+@pytest.mark.parametrize("method", ["fork", "forkserver"])
+def test_a_worker_whose_trainer_is_gone_before_it_begins_ends(method: str, tmp_path: Path) -> None:
+    """Killed while workers start, a trainer would leave them for ever: torch then watches another process."""
+    script = tmp_path / "train.py"
+    script.write_text(
+        "import multiprocessing, os, sys, time\n"
+        "from pathlib import Path\n"
+        "from masksub.app.data.stream import _begin_worker\n"
+        "def work(folder):\n"
+        "    (folder / 'pid').write_text(str(os.getpid()))\n"
+        "    while not (folder / 'killed').exists():\n"
+        "        time.sleep(0.05)\n"
+        "    _begin_worker(0)\n"
+        "    time.sleep(600)\n"
+        "if __name__ == '__main__':\n"
+        "    context = multiprocessing.get_context(sys.argv[1])\n"
+        "    context.Process(target=work, args=(Path(sys.argv[2]),)).start()\n"
+        "    time.sleep(600)\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2] / "src")}
+    pid = tmp_path / "pid"
+    with subprocess.Popen([sys.executable, str(script), method, str(tmp_path)], env=environment) as trainer:
+        end = time.monotonic() + 120
+        while not (pid.exists() and pid.read_text()):
+            assert time.monotonic() < end and trainer.poll() is None
+            time.sleep(0.05)
+        worker = psutil.Process(int(pid.read_text()))
+        trainer.kill()
+    (tmp_path / "killed").touch()
+    try:
+        _, alive = psutil.wait_procs([worker], timeout=30)
+        assert not alive
+    finally:
+        if worker.is_running():
+            worker.kill()
 
 
 def test_what_workers_need_can_be_pickled(tmp_path: Path) -> None:

@@ -6,11 +6,14 @@ Shape letters: B batch, C channels, S side.
 from __future__ import annotations
 
 import contextlib
+import multiprocessing
+import os
 import re
 import signal
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from functools import cached_property
+from multiprocessing.connection import wait
 from typing import Any
 
 import torch
@@ -151,7 +154,7 @@ class _Loader:
             collate_fn=_collate,
             pin_memory=pin,
             generator=torch.Generator(),  # without one, the loader draws from the global generator
-            worker_init_fn=_ignore_signals,
+            worker_init_fn=_begin_worker,
             persistent_workers=keep,
         )
 
@@ -214,11 +217,22 @@ def _no_request_while_they_start() -> Iterator[None]:
         mask(signal.SIG_SETMASK, before)
 
 
-def _ignore_signals(worker: int) -> None:
+def _begin_worker(worker: int) -> None:
+    """In a new worker: requests to stop are for the process that trains; the end of that one is the worker's too."""
     for signum in _REQUESTS:
         signal.signal(signum, signal.SIG_IGN)
     if hasattr(signal, "pthread_sigmask"):
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _REQUESTS)
+    trainer = multiprocessing.parent_process()
+    if trainer is not None:
+        # torch's own watch looks at the process's parent from later on: one that was killed before is not missed, and
+        # a server that forks workers is taken for it. This pipe is the trainer's, whoever forked and whenever it ended.
+        threading.Thread(target=_end_with, args=(trainer.sentinel,), name="trainer", daemon=True).start()
+
+
+def _end_with(sentinel: int) -> None:
+    wait([sentinel])
+    os._exit(1)
 
 
 def _collate(samples: list[tuple[int, Tensor | str]]) -> tuple[Tensor, Tensor, list[tuple[int, str]]]:
