@@ -370,6 +370,20 @@ class Commands:
             for rank in range(count)
         ]
 
+    def two(self, run: str, *overrides: str, **faults: Fault) -> list[Started]:
+        """The tiny run by two processes, begun or gone on with; a fault of one is given by rank0= or rank1=."""
+        return self.ranks(
+            "train", RECIPE, *SMALL, *overrides, "--out", run, "--resume",
+            faults={int(rank[-1]): fault for rank, fault in faults.items()},
+        )  # fmt: skip
+
+
+def all_end_well(ranks: list[Started]) -> None:
+    """Wait for all, none of which may fail."""
+    for rank in ranks:
+        done = rank.wait()
+        assert done.code == 0, done.stderr
+
 
 def torchrun(*arguments: str, count: int = 2, cwd: Path) -> subprocess.Popen[str]:
     """The command by torchrun, in a process group of its own."""

@@ -40,12 +40,6 @@ KINDS = ("full", "limited")
 """A file system with no room, and a limit on files, which hits in the middle of one and needs no privileges."""
 
 
-@pytest.fixture
-def commands(tmp_path: Path) -> Iterator[Commands]:
-    with Commands(tmp_path) as commands:
-        yield commands
-
-
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An unbroken run."""

@@ -65,12 +65,6 @@ def wholes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Path]
         yield Wholes()
 
 
-@pytest.fixture
-def commands(tmp_path: Path) -> Iterator[Commands]:
-    with Commands(tmp_path) as commands:
-        yield commands
-
-
 def killed(commands: Commands, run: str, fault: Fault, *overrides: str) -> None:
     """Train, or go on where there is a run, until the fault kills the process."""
     done = commands.train(run, *overrides, "--resume", faults=[fault])

@@ -7,7 +7,6 @@ from __future__ import annotations
 import os
 import signal
 import socket
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -25,6 +24,7 @@ from tests.app.faults_made_up import (
     Send,
     SleepAfter,
     Started,
+    all_end_well,
     assert_same_end,
     comparable,
     environment_of,
@@ -34,24 +34,8 @@ from tests.app.faults_made_up import (
 TWO = ("train.batch_size=8", "train.ema_decay=0.9", "model.kwargs.proj_drop_rate=0.1", "augment.mixup=0.8")
 
 
-@pytest.fixture
-def commands(tmp_path: Path) -> Iterator[Commands]:
-    with Commands(tmp_path) as commands:
-        yield commands
-
-
 def train(commands: Commands, run: str, *overrides: str, **faults: AtUpdate) -> list[Started]:
-    """Two processes, each with half of the batch; a fault of one is given by rank0= or rank1=."""
-    return commands.ranks(
-        "train", RECIPE, *SMALL, *TWO, *overrides, "--out", run, "--resume",
-        faults={int(rank[-1]): fault for rank, fault in faults.items()},
-    )  # fmt: skip
-
-
-def assert_all_end_well(ranks: list[Started]) -> None:
-    for rank in ranks:
-        done = rank.wait()
-        assert done.code == 0, done.stderr
+    return commands.two(run, *TWO, *overrides, **faults)
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +43,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An unbroken run of two processes."""
     folder = tmp_path_factory.mktemp("whole")
     with Commands(folder) as commands:
-        assert_all_end_well(train(commands, "run", "train.timeout_seconds=60"))
+        all_end_well(train(commands, "run", "train.timeout_seconds=60"))
     return folder / "run"
 
 
@@ -71,7 +55,7 @@ def test_one_process_dies(rank: int, commands: Commands, tmp_path: Path, whole: 
     assert_stopped_by_the_other(ranks[1 - rank])
     assert newest(tmp_path / "broken").update == 8
     assert not (tmp_path / "broken" / "failure.json").exists(), "the recipe is not to blame"
-    assert_all_end_well(train(commands, "broken", "train.timeout_seconds=60"))
+    all_end_well(train(commands, "broken", "train.timeout_seconds=60"))
     assert_same_end(tmp_path / "broken", whole)
     assert (
         environment_of(tmp_path / "broken")["resumed"][-1] | {"update": 8, "processes": 2, "exact": True}
@@ -149,7 +133,7 @@ def test_the_same_number_is_exact_whatever_is_allowed(commands: Commands, tmp_pa
     """--approximate permits; it does not make a resume approximate that can be exact."""
     for started in train(commands, "run", "train.timeout_seconds=60", rank1=AtUpdate(11, Send(signal.SIGTERM))):
         assert started.wait().code == 143
-    assert_all_end_well(commands.ranks("train", "run", "--resume", "--approximate"))
+    all_end_well(commands.ranks("train", "run", "--resume", "--approximate"))
     [told] = environment_of(tmp_path / "run")["resumed"]
     assert (told["processes"], told["exact"]) == (2, True)
     assert_same_end(tmp_path / "run", whole)
@@ -164,7 +148,7 @@ PLAIN = (
 def test_a_global_batch_is_the_same_for_any_number_of_processes(commands: Commands, tmp_path: Path) -> None:
     """One process takes two parts, two processes one part each: the same images an update, nearly the same weights."""
     ranks = commands.ranks("train", RECIPE, *SMALL, *PLAIN, "--out", "two")
-    assert_all_end_well(ranks)
+    all_end_well(ranks)
     done = commands.train("one", *PLAIN)
     assert done.code == 0, done.stderr
     one, two = RunFolder(tmp_path / "one").summary(), RunFolder(tmp_path / "two").summary()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -31,12 +30,6 @@ from tests.app.faults_made_up import (
 CODES = {signal.SIGTERM: 143, signal.SIGINT: 130}
 LONG_EVALUATION = ("data.val_images=300", "train.eval_batch_size=10", "train.ema_decay=0.9")
 TWO = ("train.batch_size=8", "train.eval_batch_size=4", "train.timeout_seconds=60")
-
-
-@pytest.fixture
-def commands(tmp_path: Path) -> Iterator[Commands]:
-    with Commands(tmp_path) as commands:
-        yield commands
 
 
 @pytest.fixture(scope="module")

@@ -4,8 +4,8 @@ side by side, or a fault that comes at a bad time leaves a run that nobody can g
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,8 +21,10 @@ from tests.app.faults_made_up import (
     UPDATES,
     AtUpdate,
     Commands,
+    Fault,
     Send,
     Started,
+    all_end_well,
     assert_same_end,
     environment_of,
     newest,
@@ -31,23 +33,8 @@ from tests.app.faults_made_up import (
 TWO = ("train.batch_size=8", "train.timeout_seconds=60")
 
 
-@pytest.fixture
-def commands(tmp_path: Path) -> Iterator[Commands]:
-    with Commands(tmp_path) as commands:
-        yield commands
-
-
-def together(commands: Commands, run: str, *overrides: str, **faults: AtUpdate) -> list[Started]:
-    return commands.ranks(
-        "train", RECIPE, *SMALL, *TWO, *overrides, "--out", run, "--resume",
-        faults={int(rank[-1]): fault for rank, fault in faults.items()},
-    )  # fmt: skip
-
-
-def all_end_well(ranks: list[Started]) -> None:
-    for rank in ranks:
-        done = rank.wait()
-        assert done.code == 0, done.stderr
+def together(commands: Commands, run: str, *overrides: str, **faults: Fault) -> list[Started]:
+    return commands.two(run, *TWO, *overrides, **faults)
 
 
 @dataclass(frozen=True)
@@ -57,8 +44,6 @@ class Elsewhere:
     folder: Path
 
     def install(self) -> None:
-        import os
-
         os.chdir(self.folder)
 
 

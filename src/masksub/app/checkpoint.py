@@ -218,19 +218,22 @@ def read_weights(path: Path) -> dict[str, Any]:
     return content
 
 
-def load_weights(model: nn.Module, path: Path) -> None:
+def load_weights(
+    model: nn.Module, path: Path, load: Callable[[nn.Module, dict[str, Any]], Any] = nn.Module.load_state_dict
+) -> None:
     """Load weights of the same model, by name, all of them.
 
     Args:
         model: gets the weights.
         path: as for ``read_weights``.
+        load: puts them in; the model's own way, or one that knows of shards.
 
     Raises:
         InputError: as ``read_weights``, or names or shapes that do not fit.
     """
     state = read_weights(path)
     try:
-        model.load_state_dict(state)
+        load(model, state)
     except (RuntimeError, TypeError, AttributeError) as error:
         raise InputError(f"{path} does not fit {type(model).__name__}: {error}") from error
 

@@ -165,9 +165,9 @@ def restore(
                 f"and the schedules are those of {updates} updates in place of {state['updates']}"
             )
         reporter.warn(f"{told}; {state['updates']} updates have become {updates}, and the schedules with them")
-    _load(model, last.path / "model.safetensors")
+    checkpoints.load_weights(model, last.path / "model.safetensors", load_full_model_state)
     if ema is not None:
-        _load(ema, last.path / "ema.safetensors")
+        checkpoints.load_weights(ema, last.path / "ema.safetensors", load_full_model_state)
     load_full_optimizer_state(optimizer, state["optimizer"])
     if accelerator.scaler is not None and state["scaler"] is not None:  # None: it went on in another precision
         accelerator.scaler.load_state_dict(state["scaler"])
@@ -180,11 +180,3 @@ def restore(
     standing.window = LossWindow(**each[rank]["window"]) if rank < len(each) else LossWindow()
     standing.counts.update(state.get("counts", {}))
     return state["processes"] == accelerator.num_processes and same_data
-
-
-def _load(model: nn.Module, path: Path) -> None:
-    state = checkpoints.read_weights(path)
-    try:
-        load_full_model_state(model, state)
-    except (RuntimeError, TypeError, AttributeError) as error:
-        raise InputError(f"{path} does not fit {type(model).__name__}: {error}") from error
