@@ -1,4 +1,4 @@
-"""How many images and classes a recipe's data have: counted for digits and class folders that are here, else by name."""
+"""How many images and classes a recipe's data have: counted for digits and class folders here, else by name."""
 
 from __future__ import annotations
 
