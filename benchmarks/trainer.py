@@ -44,10 +44,10 @@ from masksub.app.progress import Reporter
 from masksub.app.recipe import load_recipe
 from masksub.app.records import Records
 from masksub.app.runs import RunFolder
-from masksub.app.seeds import mix
 from masksub.app.settings import Recipe
 from masksub.app.train import Trainer
 from masksub.app.writer import CheckpointWriter
+from masksub.core.seeds import mix
 
 EVERY = 100
 """Updates between two checkpoints, for which their cost is told."""

@@ -10,8 +10,8 @@ import torch
 
 from masksub.app.data import TrainBatches, open_source
 from masksub.app.data.order import epoch_order, of_process
-from masksub.app.seeds import generator
 from masksub.app.settings import Augment, Data
+from masksub.core.seeds import generator
 from tests.app.test_data_sources import folders, write_images
 
 DIGITS = Data(name="digits", image_size=8, channels=1, train_images=200)

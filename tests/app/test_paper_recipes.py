@@ -24,12 +24,12 @@ from masksub.app.models import create_criterion, create_model, create_optimizer
 from masksub.app.progress import Reporter
 from masksub.app.recipe import load_recipe, packaged_recipes
 from masksub.app.runs import RunFolder
-from masksub.app.seeds import mix
 from masksub.app.settings import Recipe
 from masksub.app.train import train
 from masksub.core.adapter import find_adapter
 from masksub.core.branches import MaskSub
 from masksub.core.call import Call
+from masksub.core.seeds import mix
 
 FAMILIES = {"deit3": 11, "mae": 3, "clip": 2, "swin": 3, "resnet": 3, "transfer": 5}
 NAMES = [name for name in packaged_recipes() if name.partition("/")[0] in FAMILIES]

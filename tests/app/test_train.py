@@ -25,10 +25,10 @@ from masksub.app.predict import evaluate_run
 from masksub.app.progress import Reporter
 from masksub.app.recipe import load_recipe
 from masksub.app.runs import RunFolder
-from masksub.app.seeds import mix
 from masksub.app.settings import Recipe
 from masksub.app.train import train
 from masksub.core.methods import METHODS
+from masksub.core.seeds import mix
 from tests.conftest import shared
 
 SMALL = (

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from masksub.core.branches import Branch
 from masksub.core.methods import METHODS
+from masksub.core.seeds import mix
 from masksub.core.step import TwoBranchStep
 
 from .attention import settle_attention
@@ -21,7 +22,6 @@ from .cost import FlopTable
 from .data import EvalBatches, TrainBatches, open_data
 from .data.held import choose_holding
 from .models import create_criterion, create_model, create_optimizer, create_schedule
-from .seeds import mix
 from .settings import Recipe
 from .sharding import prepare, shards
 

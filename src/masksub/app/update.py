@@ -12,12 +12,12 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from masksub.core.branches import MaskSub
+from masksub.core.seeds import MasksOfUpdates, mix
 from masksub.core.wrappers import without_gradient_sync
 
 from .gradients import clip, total_norm
 from .guard import Guard, not_finite
 from .processes import Processes
-from .seeds import generator, mix
 from .setup import Setup
 from .sharding import share_statistics
 from .state import Standing
@@ -52,6 +52,7 @@ class Updater:
     ) -> None:
         self._setup, self._standing, self._accelerator = setup, standing, accelerator
         self._processes, self._guard, self._why_stopped = processes, guard, why_stopped
+        self._masks = MasksOfUpdates(setup.recipe.seed)
         self.between = True
 
     def __call__(self, stream: Iterator[tuple[Tensor, Tensor]], *flags: bool) -> list[bool]:
@@ -75,8 +76,7 @@ class Updater:
             setup.sub.ratio = ratio
         setup.schedule.step_update(update)
         setup.optimizer.zero_grad()
-        # One generator for all parts: an update of 4 x 16 images draws the masks of one of 64.
-        masks = generator("mask", seed, update, 0, rank, device=self._accelerator.device)
+        masks = self._masks(update, rank, self._accelerator.device)
         self._guard.begin()
         for part in range(setup.parts):
             asked = time.perf_counter()

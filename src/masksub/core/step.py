@@ -30,7 +30,7 @@ Criterion = Callable[[Tensor, Tensor], Tensor]
 
 @dataclass(frozen=True)
 class StepOutput:
-    """What one step computed; all tensors are detached.
+    """What one step computed; all tensors are detached, but those of ``TwoBranchStep.joint``.
 
     A branch that the weight leaves out is not run: its loss and logits are None.
     """
@@ -179,11 +179,24 @@ class TwoBranchStep:
     def loss(
         self, x: Any, y: Tensor, *, keep: Tensor | None = None, generator: torch.Generator | None = None
     ) -> Tensor:
-        """The joint loss L of both branches with its graph, without backward; arguments as for the step itself.
+        """The joint loss L of both branches with its graph, without backward: ``joint(...).loss``."""
+        return self.joint(x, y, keep=keep, generator=generator).loss
 
-        Under ``fully_shard`` one backward of it reduces gradients twice, once for each branch; the step itself doesn't.
+    def joint(
+        self, x: Any, y: Tensor, *, keep: Tensor | None = None, generator: torch.Generator | None = None
+    ) -> StepOutput:
+        """Both forwards without backward, for a trainer that runs one backward itself; whatever ``mode`` says.
+
+        The activations of both branches are held until then. Under ``fully_shard`` that backward reduces gradients
+        twice, once for each branch; the step itself doesn't.
+
+        Args:
+            x, y, keep, generator: as for the step itself.
+
+        Returns:
+            StepOutput whose tensors carry their graph; backward is that of ``loss``.
         """
-        return self._joint(x, y, keep, generator).loss
+        return self._joint(x, y, keep, generator)
 
     def _joint(
         self, x: Any, y: Tensor, keep: Tensor | None, generator: torch.Generator | None, cuts: _Cuts | None = None

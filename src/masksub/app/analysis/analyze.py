@@ -17,10 +17,10 @@ from masksub.app.errors import InputError
 from masksub.app.models import create_criterion
 from masksub.app.progress import Reporter
 from masksub.app.runs import RunFolder
-from masksub.app.seeds import generator
 from masksub.app.settings import Recipe
 from masksub.core.branches import MaskSub
 from masksub.core.methods import METHODS
+from masksub.core.seeds import generator
 
 from .branch_gradients import BranchLosses, Loss, compare_gradients, evaluating
 from .inputs import load_models, place_in_training, some_images, training_batches

@@ -18,9 +18,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from masksub.app.seeds import generator, mix
 from masksub.core.branches import Branch, MaskSub
 from masksub.core.loss import relaxed_target, soft_loss_like
+from masksub.core.seeds import generator, mix
 from masksub.core.step import TwoBranchStep
 
 __all__ = ["BranchLosses", "Loss", "compare_gradients", "evaluating", "gradient", "spread"]

@@ -14,9 +14,9 @@ from masksub.app.errors import InputError
 from masksub.app.models import create_model
 from masksub.app.progress import Reporter
 from masksub.app.runs import RunFolder
-from masksub.app.seeds import generator, mix
 from masksub.app.settings import Recipe
 from masksub.core.methods import METHODS
+from masksub.core.seeds import generator, mix
 
 __all__ = ["load_models", "place_in_training", "some_images", "training_batches"]
 

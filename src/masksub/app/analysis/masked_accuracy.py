@@ -13,9 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from masksub.app.evaluate import evaluate
-from masksub.app.seeds import generator
 from masksub.core.branches import MaskSub
 from masksub.core.loss import TargetKind
+from masksub.core.seeds import generator
 
 from .branch_gradients import evaluating, spread
 

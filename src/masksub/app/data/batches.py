@@ -18,8 +18,8 @@ from masksub.app.data.order import epoch_order, of_process
 from masksub.app.data.sources import Source
 from masksub.app.data.supply import Progress, Supply
 from masksub.app.errors import InputError
-from masksub.app.seeds import generator, mix
 from masksub.app.settings import Augment, Data
+from masksub.core.seeds import generator, mix
 
 __all__ = ["TrainBatches"]
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from masksub.app.seeds import generator
+from masksub.core.seeds import generator
 
 __all__ = ["epoch_order", "of_process"]
 

@@ -18,8 +18,8 @@ from masksub.app.data.files import ClassFolders
 from masksub.app.data.shards import Shards
 from masksub.app.data.timm_names import TimmDataset
 from masksub.app.errors import InputError
-from masksub.app.seeds import generator
 from masksub.app.settings import Data
+from masksub.core.seeds import generator
 
 __all__ = ["Digits", "Source", "View", "check_labels", "open_data", "open_path", "open_source"]
 

@@ -26,8 +26,8 @@ from masksub.app.data.decode import ImageError, evaluation_transform
 from masksub.app.data.skips import Skips
 from masksub.app.data.sources import Source
 from masksub.app.errors import StoppedError
-from masksub.app.seeds import mix
 from masksub.app.settings import Augment, Data
+from masksub.core.seeds import mix
 
 __all__ = ["Images", "Place", "Stream"]
 

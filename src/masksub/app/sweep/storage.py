@@ -31,7 +31,7 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError, Operationa
 from sqlalchemy.pool import NullPool
 
 from masksub.app.errors import InputError, StoppedError
-from masksub.app.seeds import mix
+from masksub.core.seeds import mix
 
 __all__ = [
     "Heartbeat",

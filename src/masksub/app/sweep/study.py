@@ -19,7 +19,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 
 from masksub.app.errors import InputError
 from masksub.app.runs import differing_keys
-from masksub.app.seeds import mix
+from masksub.core.seeds import mix
 
 from .plan import Plan
 from .settings import slug, with_settings
