@@ -4,9 +4,11 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+LOWEST := $(VENV)-lowest
+TESTS_LOWEST := tests/core tests/integrations tests/app/test_train.py tests/app/test_checkpoint.py tests/app/test_recipe.py
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow test-postgres lint format clean
+.PHONY: help demo docs test test-slow test-lowest test-postgres lint format clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
@@ -22,11 +24,25 @@ test: lint ## format, lint, types and all tests but the slow ones
 test-slow: $(STAMP) ## tests that take longer than a minute
 	$(BIN)/python -m pytest -m slow
 
+# In an environment of its own: the packages of the other stay as they are.
+test-lowest: $(STAMP) ## core and integrations on the oldest versions that pyproject.toml allows
+	@echo "Installing the oldest versions into $(LOWEST) ..."
+	@$(PYTHON) -m venv --clear $(LOWEST)
+	@$(BIN)/python -m tests.lowest > $(LOWEST)/constraints.txt
+	@$(LOWEST)/bin/python -m pip install --quiet --disable-pip-version-check "pip>=23.1"
+	@$(LOWEST)/bin/python -m pip install --quiet --disable-pip-version-check --constraint $(LOWEST)/constraints.txt \
+		--editable ".[all]" pytest pytest-xdist
+	OMP_NUM_THREADS=1 $(LOWEST)/bin/python -m pytest -n 2 -m "not slow" $(TESTS_LOWEST)
+
 test-postgres: $(STAMP) ## sweeps on a real PostgreSQL server; installs Debian's where it may
 	@ls -d /usr/lib/postgresql/*/bin >/dev/null 2>&1 || command -v pg_ctl >/dev/null || \
 	{ command -v apt-get >/dev/null && [ "$$(id -u)" = 0 ] && apt-get update -q && apt-get install -y -q postgresql; } || \
 	{ echo "PostgreSQL is not installed; as root: apt-get install postgresql" >&2; exit 1; }
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -rs tests/app/test_sweep_workers.py
+
+docs: $(STAMP) ## the documentation site, in build/site; opens without a server or a network
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+	@echo "Open build/site/index.html in a browser."
 
 lint: $(STAMP) ## format, lint and types
 	$(BIN)/ruff format --check .
@@ -38,7 +54,7 @@ format: $(STAMP) ## put the sources into shape
 	$(BIN)/ruff check --fix .
 
 clean: ## remove the environment, caches and built files; runs/ and demo/ stay
-	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache build dist
+	rm -rf $(VENV) $(LOWEST) .mypy_cache .pytest_cache .ruff_cache build dist
 	find src tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The stamp holds the folder that the environment was made in. In a copied or moved folder, or without its interpreter,

@@ -34,6 +34,7 @@ says what is published, and where we differ.
 
 On one machine with 8 GPUs, and then at 224 px from its weights:
 
+<!-- not run: needs eight GPUs -->
 ```console
 $ torchrun --nproc-per-node 8 --module masksub train deit3/vit_base_400 data.train=PATH data.val=PATH
 $ torchrun --nproc-per-node 8 --module masksub train deit3/vit_base_finetune data.train=PATH data.val=PATH

@@ -6,6 +6,7 @@ import ast
 import importlib.metadata
 import inspect
 import json
+import pickle
 import re
 import subprocess
 import sys
@@ -158,28 +159,79 @@ class Watch:
     def find_spec(self, name, path=None, target=None):
         wanted.append(name)
 sys.meta_path.insert(0, Watch())
-import {module}
+{code}
 print(json.dumps(sorted({{*wanted, *sys.modules}})))
 """
 
 
-def loaded_by(module: str) -> set[str]:
-    result = subprocess.run(
-        [sys.executable, "-c", WATCH.format(module=module)], check=True, capture_output=True, text=True, timeout=300
-    )
-    return set(json.loads(result.stdout))
+def fresh(code: str) -> str:
+    """What this prints in a process of its own."""
+    done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def loaded_by(code: str) -> set[str]:
+    return set(json.loads(fresh(WATCH.format(code=code))))
+
+
+OPTIONAL = {
+    "accelerate", "datasets", "lightning", "matplotlib", "optuna", "plotly", "pydantic", "pytorch_lightning",
+    "sklearn", "tensorboard", "timm", "torchvision", "transformers", "typer",
+}  # fmt: skip
 
 
 def test_importing_masksub_loads_no_optional_library() -> None:
     """Else a user's script waits for libraries it doesn't use, or fails where they are not installed."""
-    loaded = loaded_by("masksub")
+    loaded = loaded_by("import masksub; masksub.MaskSub")
     assert {"masksub.core.step", "torch"} <= loaded
-    optional = {
-        "accelerate", "datasets", "lightning", "matplotlib", "optuna", "plotly", "pydantic", "pytorch_lightning",
-        "sklearn", "tensorboard", "timm", "torchvision", "transformers", "typer",
-    }  # fmt: skip
     own = {"masksub.app", "masksub.cli", "masksub.integrations"}
-    assert sorted(loaded & (optional | own)) == []
+    assert sorted(loaded & (OPTIONAL | own)) == []
+
+
+def test_importing_masksub_alone_does_not_load_torch() -> None:
+    """Else ``masksub --help`` and each TAB take seconds."""
+    loaded = loaded_by("import masksub; masksub.__version__; dir(masksub)")
+    assert "masksub" in loaded
+    assert sorted(loaded & ({"torch", "numpy", "masksub.core", "masksub.adapters"} | OPTIONAL)) == []
+
+
+def test_what_type_checkers_see_is_what_is_there() -> None:
+    """Else a name is known to the editor and missing at run time, or the other way round."""
+    tree = ast.parse((PACKAGE / "__init__.py").read_text(encoding="utf-8"))
+    seen = {
+        alias.name: f"{node.module}.{alias.name}"
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("masksub")
+        for alias in node.names
+    }
+    answered = {name: f"{place}.{name}" for name, place in masksub._PLACES.items()} | masksub._MODULES
+    assert len(seen) > 15 and seen == answered
+    assert set(masksub.__all__) == {*masksub._PLACES, "schedule", "__version__"}
+    assert set(masksub.__all__) <= set(dir(masksub))
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "from masksub.core.branches import MaskSub; import masksub; assert masksub.MaskSub is MaskSub",
+        "from masksub import *; MaskSub, schedule; import masksub; masksub.core.step, masksub.adapters.FAMILIES",
+        "import pickle; pickle.loads({pickled!r})",
+    ],
+)
+def test_the_adapters_are_there_whoever_comes_first(code: str) -> None:
+    """Else a model that is supported "can't be masked", for one who imports a part of the core by itself."""
+    code = f"import sys\n{code.format(pickled=pickle.dumps(masksub.MaskSub(0.5)))}\n"
+    code += "from masksub.core.adapter import registered\nprint([type(each).__name__ for each in registered()])"
+    expected = [type(each).__name__ for each in masksub.adapters.FAMILIES]
+    assert ast.literal_eval(fresh(code)) == expected and len(expected) > 10
+
+
+def test_a_misspelt_name_is_an_attribute_error() -> None:
+    """Else ``hasattr`` and ``from masksub import ...`` break for every name that is not there."""
+    assert not hasattr(masksub, "MaskSubb")
+    with pytest.raises(AttributeError, match="'masksub' has no attribute 'MaskSubb'"):
+        _ = masksub.MaskSubb  # type: ignore[attr-defined]
 
 
 def test_everything_public_is_there_and_has_a_docstring() -> None:

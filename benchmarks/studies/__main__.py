@@ -77,7 +77,7 @@ def _study(name: str) -> str:
     day = datetime.date.fromisoformat(result["collected"])
     parts = {part: read_evidence(result[part]) for part in ("compare", "sweep") if part in result}
     body = [f"## {lines[0].removeprefix('Study: ').rstrip('.')}", ""]
-    body += ["```bash", *commands, "```", ""]
+    body += ["<!-- not run: takes hours -->", "```bash", *commands, "```", ""]
     for part, evidence in parts.items():
         body.append(f"- {part}: {result['hours'][part]:.2f} hours of runs, one after the other; {_machine(evidence)}.")
     body += ["", (HERE / f"{name}.md").read_text(encoding="utf-8").strip(), ""]

@@ -200,6 +200,17 @@ def test_a_failure_ends_with_code_1(tmp_path: Path) -> None:
     assert "loss of the main branch is not finite at update" in done.stderr and "Traceback" not in done.stderr
 
 
+def test_a_comparison_in_which_all_runs_failed_is_told_and_ends_with_code_1(tmp_path: Path) -> None:
+    """Else a script takes a comparison of nothing for a result."""
+    wild = ("train.epochs=1", "optim.lr=1e30", "--arms", "plain", "--seeds", "1", "--jobs", "1", "--out", "c", "--json")
+    done = masksub("compare", "digits/vit_micro", *SMALL, *wild, cwd=tmp_path)
+    assert done.returncode == 1, done.stderr
+    assert "error: not one of the 1 runs was completed" in done.stderr and "Traceback" not in done.stderr
+    [run] = json.loads(done.stdout)["arms"][0]["runs"]
+    assert run["status"] == "failed" and "not finite" in run["reason"]
+    assert json.loads((tmp_path / "c" / "comparison.json").read_text(encoding="utf-8")) == json.loads(done.stdout)
+
+
 def test_a_damaged_run_and_hostile_weights_are_refused(finished: Path, tmp_path: Path) -> None:
     torch.save({"weight": Path("x")}, tmp_path / "w.pth")
     done = masksub("eval", str(finished), "--weights", "w.pth", cwd=tmp_path)

@@ -28,6 +28,7 @@ from masksub.app.recipe import load_recipe
 from masksub.app.runs import RunFolder, write_text_atomically
 from masksub.app.settings import Recipe
 from masksub.app.train import Trainer, train
+from tests.app.test_data_sources import write_images
 
 SMALL = (
     "data.train_images=128", "data.val_images=60", "train.epochs=2", "train.batch_size=16", "train.log_every=3",
@@ -234,6 +235,14 @@ def test_a_plan_measures_and_writes_nothing(tmp_path: Path) -> None:
     assert "9 runs left" in text
     comparison(tmp_path / "c", arms="plain")
     assert comparison(tmp_path / "c", arms="plain", dry_run=True)[0]["arms"][0]["left"] == 0
+
+
+def test_a_plan_needs_no_more_validation_images_than_there_are(tmp_path: Path) -> None:
+    """Few are held out of a small folder, fewer than a batch. If it fails, a plan refuses a recipe that trains."""
+    images = write_images(tmp_path / "images", {"a": 20, "b": 20})
+    changes = ("data.name=folder", f"data.train={images}", "data.val_share=0.2", "data.train_images=null")
+    result, _ = comparison(tmp_path / "c", *changes, "data.val_images=null", arms="plain", dry_run=True)
+    assert result["arms"][0]["updates"] == 4  # 2 epochs of 32 images in batches of 16
 
 
 def test_what_can_not_be_made_is_told_and_the_rest_is(tmp_path: Path) -> None:

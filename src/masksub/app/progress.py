@@ -1,4 +1,4 @@
-"""What a person sees while a command runs: a bar on a terminal, single lines elsewhere."""
+"""What a person sees while a command runs: a bar on a terminal, single lines elsewhere, colours on a terminal only."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from types import TracebackType
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.text import Text
 
 __all__ = ["Reporter"]
 
@@ -51,7 +52,7 @@ class Reporter:
     def warn(self, text: str) -> None:
         """One line that is shown even when quiet."""
         if not self._silent:
-            self._console.print(f"warning: {text}", markup=False)
+            self._console.print(Text.assemble(("warning", "yellow"), f": {text}"))
 
     def step(self, task: str, done: int, total: int, note: str = "") -> None:
         """Move the bar of ``task``; a task with another name takes its place."""

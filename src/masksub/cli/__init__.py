@@ -1,53 +1,21 @@
 """The command: arguments in, a call into ``app``, an exit code out.
 
-Exit codes: 0 done, 2 wrong input, 1 failure, 130 or 143 stopped by a signal with a checkpoint written.
+Results go to standard output, with ``--json`` as nothing but JSON; progress, warnings and errors go to standard error.
+Exit codes: 0 done, 2 wrong input, 1 failure, 130 or 143 stopped by a signal, 141 the reader of a result is gone.
+
+Nothing heavy is imported before a command needs it: help, completion and lists come at once.
 """
 
 from __future__ import annotations
 
 import os
 import sys
+from typing import TYPE_CHECKING
 
-try:
-    from . import planning, runs, studies
-    from .options import app
-except ImportError as error:
-    if error.name != "typer":
-        raise
-    sys.exit("the masksub command needs more than the library: pip install 'masksub[app]'")
+if TYPE_CHECKING:
+    from .commands import app as app
 
-__all__ = ["app", "main", "planning", "runs", "studies"]
-
-
-def main() -> None:
-    """Run the command and exit with its code."""
-    debug = "--debug" in sys.argv[1:]
-    try:
-        app()
-    except Exception as error:
-        if debug:
-            raise
-        sys.exit(_code(error))
-
-
-def _code(error: Exception) -> int:
-    """Tell an error in one message; the exit code that goes with it."""
-    from masksub.app.errors import InputError
-    from masksub.app.interrupt import InterruptedRun
-
-    if isinstance(error, InterruptedRun):
-        print(error, file=sys.stderr)  # noqa: T201
-        return 128 + error.signum
-    if isinstance(error, ImportError) and error.name and not error.name.startswith("masksub"):
-        extra = _EXTRAS.get(error.name.split(".")[0], "app")
-        print(f"error: {error.name} is not installed: pip install 'masksub[{extra}]'", file=sys.stderr)  # noqa: T201
-        return 1
-    hint = "" if isinstance(error, (InputError, RuntimeError, OSError)) else " (masksub --debug ... shows where)"
-    rank = os.environ.get("RANK", "0")
-    whose = "" if rank == "0" else f" in process {rank}"
-    print(f"error{whose}: {error or type(error).__name__}{hint}", file=sys.stderr)  # noqa: T201
-    return 2 if isinstance(error, InputError) else 1
-
+__all__ = ["app", "main"]
 
 _EXTRAS = {
     "datasets": "datasets",
@@ -59,3 +27,65 @@ _EXTRAS = {
     "plotly": "report",
 }
 """Library -> the extra that brings it; all others come with the command itself."""
+
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> object:
+        """``app``, loaded when it is asked for: an interrupt while it loads is then told in one line, too."""
+        if name != "app":
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        from .commands import app
+
+        return app
+
+
+def main() -> None:
+    """Run the command and exit with its code. ``--debug`` counts wherever it stands among the options."""
+    arguments = sys.argv[1:]
+    end = arguments.index("--") if "--" in arguments else len(arguments)
+    debug = "--debug" in arguments[:end]
+    try:
+        from .commands import app
+
+        left = [word for word in arguments[:end] if word != "--debug"] + arguments[end:]
+        app(args=left, prog_name="masksub")
+    except (Exception, KeyboardInterrupt) as error:
+        if debug:
+            import traceback
+
+            traceback.print_exception(error)
+        sys.exit(_tell(error))
+
+
+def _tell(error: BaseException) -> int:
+    """Tell an error in one message; the exit code that goes with it."""
+    from masksub.app.errors import InputError
+    from masksub.app.interrupt import InterruptedRun
+
+    if isinstance(error, KeyboardInterrupt):
+        _say("interrupted")
+        return 130
+    if isinstance(error, InterruptedRun):
+        _say(str(error))
+        return 128 + error.signum
+    word = "\x1b[1;31merror\x1b[0m" if _colours() else "error"
+    if isinstance(error, ImportError) and error.name and not error.name.startswith("masksub"):
+        library = error.name.split(".")[0]
+        whole = "the masksub command needs more than the library: " if library == "typer" else ""
+        _say(f"{word}: {whole}{library} is not installed: pip install 'masksub[{_EXTRAS.get(library, 'app')}]'")
+        return 1
+    expected = isinstance(error, (InputError, RuntimeError, OSError))
+    hint = "" if expected else " (the same command with --debug shows where)"
+    rank = os.environ.get("RANK", "0")
+    whose = "" if rank == "0" else f" in process {rank}"
+    _say(f"{word}{whose}: {error or type(error).__name__}{hint}")
+    return 2 if isinstance(error, InputError) else 1
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr)  # noqa: T201
+
+
+def _colours() -> bool:
+    """Whether standard error is a terminal that shows colours, and nobody asked for none (NO_COLOR)."""
+    return sys.stderr.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"

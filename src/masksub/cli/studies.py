@@ -2,31 +2,53 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from .options import JsonOption, OverridesArgument, QuietOption, RunArgument, app, numbers, print_result
+from .completion import complete_runs, one_of, several_of
+from .options import (
+    JobsOption,
+    JsonOption,
+    OverridesArgument,
+    QuietOption,
+    RecipeArgument,
+    RunArgument,
+    StatisticsOption,
+    VersionsOption,
+    app,
+    numbers,
+    print_result,
+    renamed,
+)
 
 __all__: list[str] = []
+
+ARMS = ("plain", "plain-equal", "masksub", "direct-mask", "true-label-sub", "self-distill", "dropsub", "pathsub")
+"""Those of ``masksub.app.experiment.arms``, which imports torch."""
 
 
 @app.command()
 def compare(
-    recipe: Annotated[str, typer.Argument(help="A YAML file or a packaged recipe's name.")],
+    recipe: RecipeArgument,
     overrides: OverridesArgument = None,
     arms: Annotated[
         str | None,
-        typer.Option(help="Ways of training, with commas, or all; plain, plain-equal, masksub, direct-mask."),
+        typer.Option(
+            metavar="A,B,..",
+            help="Ways of training, or all; plain,plain-equal,masksub,direct-mask if not given.",
+            autocompletion=several_of("all", *ARMS),
+        ),
     ] = None,
-    seeds: Annotated[int, typer.Option(min=1, help="Paired seeds, counted up from the recipe's.")] = 5,
-    jobs: Annotated[int | None, typer.Option(min=1, help="Processes at a time; one a GPU, or up to 4.")] = None,
-    folder: Annotated[Path | None, typer.Option("--out", help="Folder of the runs; runs/RECIPE-compare.")] = None,
-    statistics: Annotated[str, typer.Option(help="Interval: t or bootstrap.")] = "t",
-    mixed_versions: Annotated[
-        bool, typer.Option("--mixed-versions", help="Use runs of other versions, too; otherwise named and left out.")
-    ] = False,
+    seeds: Annotated[int, typer.Option(min=1, metavar="N", help="Paired seeds, counted up from the recipe's.")] = 5,
+    jobs: JobsOption = None,
+    folder: Annotated[
+        Path | None, typer.Option("--out", "-o", metavar="FOLDER", help="Folder of the runs; runs/RECIPE-compare.")
+    ] = None,
+    statistics: StatisticsOption = "t",
+    mixed_versions: VersionsOption = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Plan, FLOPs and time; writes nothing.")] = False,
     retry_failed: Annotated[
         bool, typer.Option("--retry-failed", help="Train diverged runs again, as after an update.")
@@ -34,9 +56,10 @@ def compare(
     quiet: QuietOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Train arms with the same seeds and say what MaskSub gains, what it costs, and how sure that is.
+    """What MaskSub gains on a recipe, what it costs, how sure that is.
 
-    Started again, it goes on with what is missing; started twice on one folder, the commands share the work.
+    Trains arms with the same seeds. Started again, it goes on with what is missing; started twice on one folder, the
+    commands share the work.
 
     Example: masksub compare recipe.yaml --seeds 5 --dry-run
     """
@@ -59,42 +82,55 @@ def compare(
         reporter=reporter,
     )
     print_result(result, as_json, text)
+    _stop_if_all_failed(result.get("arms", ()))
 
 
 @app.command()
 def sweep(
-    recipe: Annotated[str, typer.Argument(help="A YAML file or a packaged recipe's name.")],
+    recipe: RecipeArgument,
     overrides: OverridesArgument = None,
-    ratio: Annotated[str | None, typer.Option(help="Mask ratios: 0.25,0.5,0.75.")] = None,
-    weight: Annotated[str | None, typer.Option(help="Weights of the sub branch: 0.25,0.5,0.75.")] = None,
+    ratio: Annotated[str | None, typer.Option(metavar="A,B,..", help="Mask ratios.")] = None,
+    weight: Annotated[str | None, typer.Option(metavar="A,B,..", help="Weights of the sub branch.")] = None,
     stages: Annotated[
-        list[str] | None, typer.Option(help="A ratio that rises: 0:0.25,0.5:0.5; may be repeated.")
+        list[str] | None, typer.Option(metavar="T:A,..", help="A ratio that rises, 0:0.25,0.5:0.5; may be repeated.")
     ] = None,
     space: Annotated[
-        list[str] | None, typer.Option(help="Any other key: optim.lr=log:1e-4:1e-2 or KEY=A,B; may be repeated.")
+        list[str] | None,
+        typer.Option(metavar="KEY=A,B", help="Any other key, or optim.lr=log:1e-4:1e-2; may be repeated."),
     ] = None,
-    seeds: Annotated[int, typer.Option(min=1, help="Seeds of each setting, counted up from the recipe's.")] = 3,
-    sampler: Annotated[str, typer.Option(help="grid, tpe or random.")] = "grid",
-    pruner: Annotated[str, typer.Option(help="none, median or hyperband.")] = "none",
-    trials: Annotated[int | None, typer.Option(min=1, help="Settings that tpe or random draw.")] = None,
-    storage: Annotated[str | None, typer.Option(help="postgresql://...; a file in the folder if not given.")] = None,
-    study: Annotated[str | None, typer.Option(help="Name in the storage; the folder's if not given.")] = None,
-    jobs: Annotated[int | None, typer.Option(min=1, help="Processes at a time; one a GPU, or up to 4.")] = None,
-    folder: Annotated[Path | None, typer.Option("--out", help="Folder of the runs; runs/RECIPE-sweep.")] = None,
-    statistics: Annotated[str, typer.Option(help="Interval: t or bootstrap.")] = "t",
+    seeds: Annotated[int, typer.Option(min=1, metavar="N", help="Of each setting, counted up from the recipe's.")] = 3,
+    sampler: Annotated[
+        str, typer.Option(metavar="NAME", help="grid, tpe or random.", autocompletion=one_of("grid", "tpe", "random"))
+    ] = "grid",
+    pruner: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME", help="none, median or hyperband.", autocompletion=one_of("none", "median", "hyperband")
+        ),
+    ] = "none",
+    trials: Annotated[int | None, typer.Option(min=1, metavar="N", help="Settings that tpe or random draw.")] = None,
+    storage: Annotated[
+        str | None, typer.Option(metavar="URL", help="postgresql://...; a file in the folder if not given.")
+    ] = None,
+    study: Annotated[
+        str | None, typer.Option(metavar="NAME", help="In the storage; the folder's name if not given.")
+    ] = None,
+    jobs: JobsOption = None,
+    folder: Annotated[
+        Path | None, typer.Option("--out", "-o", metavar="FOLDER", help="Folder of the runs; runs/RECIPE-sweep.")
+    ] = None,
+    statistics: StatisticsOption = "t",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Plan, FLOPs and time; writes nothing.")] = False,
-    staged: Annotated[
-        bool, typer.Option("--staged", help="Raise the ratio step by step while accuracy holds.")
-    ] = False,
-    tolerance: Annotated[float, typer.Option(min=0, help="With --staged: points that may be lost.")] = 0.5,
+    staged: Annotated[bool, typer.Option("--staged", help="Raise the ratio while accuracy holds.")] = False,
+    tolerance: Annotated[float, typer.Option(min=0, metavar="X", help="With --staged: points that may be lost.")] = 0.5,
     quiet: QuietOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Try mask ratios and weights, or any recipe keys, and say which to use.
+    """Try mask ratios and weights, or any keys; say which to use.
 
     Started again, it goes on; started on several machines with one --storage, they share the work.
 
-    Example: masksub sweep recipe.yaml --ratio 0.25,0.5,0.75 --weight 0.25,0.5,0.75
+    Example: masksub sweep recipe.yaml --ratio 0.25,0.5,0.75 --weight 0.5
     """
     from masksub.app.errors import InputError
     from masksub.app.progress import Reporter
@@ -153,20 +189,43 @@ def sweep(
 
 @app.command()
 def report(
-    paths: Annotated[list[Path], typer.Argument(help="Run folders, or folders of them.")],
-    language: Annotated[str, typer.Option("--lang", help="en or ja.")] = "en",
-    format: Annotated[str, typer.Option(help="html, md (for a pull request) or json.")] = "html",
-    output: Annotated[Path | None, typer.Option("-o", "--output", help="report.html; md and json are printed.")] = None,
-    statistics: Annotated[str, typer.Option(help="Interval: t or bootstrap.")] = "t",
-    mixed_versions: Annotated[
-        bool, typer.Option("--mixed-versions", help="Use runs of other versions, too; otherwise named and left out.")
-    ] = False,
+    paths: Annotated[
+        list[Path],
+        typer.Argument(metavar="FOLDER", help="Run folders, or folders of them.", autocompletion=complete_runs),
+    ],
+    language: Annotated[
+        str, typer.Option("--lang", metavar="NAME", help="en or ja.", autocompletion=one_of("en", "ja"))
+    ] = "en",
+    format: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="html, md (for a pull request) or json; html if not given.",
+            autocompletion=one_of("html", "md", "json"),
+        ),
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("--out", "-o", metavar="FILE", help="report.html; md and json are printed.")
+    ] = None,
+    output_before: Annotated[Path | None, typer.Option("--output", hidden=True)] = None,
+    statistics: StatisticsOption = "t",
+    mixed_versions: VersionsOption = False,
     quiet: QuietOption = False,
+    as_json: JsonOption = False,
 ) -> None:
-    """One page to decide from: gain, cost, certainty, what to set. It opens without a network.
+    """One page to decide from: gain, cost, certainty, what to set.
 
-    Example: masksub report runs/vit_micro-compare runs/vit_micro-sweep -o report.html
+    It opens without a network. --json is short for --format json.
+
+    Example: masksub report runs/vit_micro-compare runs/vit_micro-sweep
     """
+    from masksub.app.errors import InputError
+
+    output = renamed("--output", output_before, "--out", output)
+    if as_json and format not in (None, "json"):
+        raise InputError(f"--json does not go with --format {format}: give one of them")
+    format = "json" if as_json else format or "html"
+
     from masksub.app.evidence.gather import gather
     from masksub.app.progress import Reporter
     from masksub.app.report import find_analyses, write_report
@@ -178,23 +237,33 @@ def report(
     reporter = Reporter(quiet=quiet)
     for problem in evidence.problems:
         reporter.warn(f"{problem.path}: {problem.message}")
-    typer.echo(written)
+    print_result(None, False, str(written))
 
 
 @app.command()
 def analyze(
     run: RunArgument,
-    images: Annotated[int, typer.Option(min=1, help="Validation and training images to use.")] = 512,
-    ratios: Annotated[str | None, typer.Option(help="Mask ratios, with commas; 0,0.1,...,0.9.")] = None,
-    checkpoint: Annotated[int | None, typer.Option(min=1, help="Of this update; the last one if not given.")] = None,
-    unit: Annotated[int | None, typer.Option(min=1, help="Side in pixels of what is masked as one; the run's.")] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of the images and masks.")] = 0,
-    batch_size: Annotated[int, typer.Option(min=1, help="Most images of one forward.")] = 128,
-    folder: Annotated[Path | None, typer.Option("--out", help="Where JSON and picture go; RUN/analysis.")] = None,
+    images: Annotated[int, typer.Option(min=1, metavar="N", help="Validation and training images to use.")] = 512,
+    ratio: Annotated[str | None, typer.Option(metavar="A,B,..", help="Mask ratios; 0,0.1,...,0.9.")] = None,
+    ratio_before: Annotated[str | None, typer.Option("--ratios", hidden=True)] = None,
+    checkpoint: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Of this update; the last one if not given.")
+    ] = None,
+    unit: Annotated[
+        int | None, typer.Option(min=1, metavar="PX", help="Side of what is masked as one; the run's.")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, metavar="N", help="Of the images and masks.")] = 0,
+    batch_size: Annotated[int, typer.Option(min=1, metavar="N", help="Most images of one forward.")] = 128,
+    folder: Annotated[
+        Path | None, typer.Option("--out", "-o", metavar="FOLDER", help="Where JSON and picture go; RUN/analysis.")
+    ] = None,
     quiet: QuietOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Why a run is stable: gradients of both branches, agreement, accuracy under masks, sharpness of the loss.
+    """Why a run is stable: gradients, agreement, masks, sharpness.
+
+    Gradients of both branches, how far they agree, accuracy under masks, sharpness of the loss: a JSON file and a
+    picture.
 
     Example: masksub analyze runs/vit_micro-masksub-s0
     """
@@ -202,11 +271,12 @@ def analyze(
     from masksub.app.analysis.analyze import analyze as run_analysis
     from masksub.app.progress import Reporter
 
+    ratios = renamed("--ratios", ratio_before, "--ratio", ratio)
     reporter = Reporter(quiet=quiet or as_json)
     result = run_analysis(
         run,
         images=images,
-        ratios=RATIOS if ratios is None else numbers("--ratios", ratios),
+        ratios=RATIOS if ratios is None else numbers("--ratio", ratios),
         seed=seed,
         batch_size=batch_size,
         checkpoint=checkpoint,
@@ -215,3 +285,16 @@ def analyze(
     )
     written = write_analysis(result, folder)
     print_result(result, as_json, f"{text(result)}\n" + "\n".join(map(str, written)))
+
+
+def _stop_if_all_failed(arms: Sequence[dict[str, Any]]) -> None:
+    """After the result is told: a script must not take it for one.
+
+    Raises:
+        StoppedError: there are runs, and not one is complete.
+    """
+    from masksub.app.errors import StoppedError
+
+    runs = [run for arm in arms for run in arm["runs"]]
+    if runs and not any(run["status"] == "complete" for run in runs):
+        raise StoppedError(f"not one of the {len(runs)} runs was completed: there is nothing to compare")

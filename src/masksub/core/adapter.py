@@ -6,6 +6,7 @@ that come with the package.
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -127,10 +128,13 @@ def patch_grid(x: Tensor, cells: tuple[int, int], patch: tuple[int, int], unit: 
 
 
 _ADAPTERS: list[Adapter] = []
+_PACKAGED = f"{__name__.partition('.')[0]}.adapters"
+"""Registers the adapters that come along when it is loaded: on first need, whichever part of the core was imported."""
 
 
 def register(adapter: Adapter) -> None:
     """Let ``adapter`` answer for the models that it matches, before all adapters registered so far."""
+    importlib.import_module(_PACKAGED)  # comes first; while it is being loaded itself, this does nothing
     _ADAPTERS.insert(0, adapter)
 
 
@@ -141,6 +145,7 @@ def unregister(adapter: Adapter) -> None:
 
 def registered() -> tuple[Adapter, ...]:
     """All adapters in the order in which they are asked."""
+    importlib.import_module(_PACKAGED)
     return tuple(_ADAPTERS)
 
 
@@ -150,8 +155,9 @@ def find_adapter(model: nn.Module) -> Adapter:
     Raises:
         ValueError: none does; the message names those that were asked.
     """
-    for adapter in _ADAPTERS:
+    adapters = registered()
+    for adapter in adapters:
         if adapter.matches(model):
             return adapter
-    names = ", ".join(adapter.name for adapter in _ADAPTERS) or "none"
+    names = ", ".join(adapter.name for adapter in adapters) or "none"
     raise ValueError(f"{type(model).__name__} can't be masked: no adapter matches (asked: {names})")

@@ -249,7 +249,12 @@ class TwoBranchStep:
         # With weight 1 the main branch is a teacher only.
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.weight < 1):
             logits = _logits(model, x, cuts)
-            return self.criterion(logits, y), logits
+            loss = self.criterion(logits, y)
+        if self.weight == 1:
+            # Up to torch 2.6 at least, autocast keeps casts of weights made without a graph, and the sub branch would
+            # leave these weights without a gradient.
+            torch.clear_autocast_cache()
+        return loss, logits
 
     def _target(self, logits: Tensor, y: Tensor) -> Tensor:
         return y if self._kind is None else relaxed_target(logits, self._kind)

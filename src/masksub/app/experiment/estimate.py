@@ -22,7 +22,7 @@ from .arms import ARMS, Costs
 from .cells import Cell
 from .workers import cores
 
-__all__ = ["Estimate", "as_dicts", "duration", "estimate_cells", "estimate_text"]
+__all__ = ["Estimate", "as_dicts", "duration", "estimate_cells", "estimate_text", "measure", "sizes"]
 
 UPDATES = 5
 """Measured updates of each kind of run, after two that are not counted."""
@@ -75,11 +75,11 @@ def estimate_cells(cells: Sequence[Cell], *, jobs: int) -> list[Estimate]:
 def _estimate(name: str, runs: list[Cell]) -> Estimate:
     recipe = runs[0].recipe
     per_update = recipe.train.batch_size * recipe.train.parts(1)
-    images, validation = (len(open_source(recipe.data, which, recipe.seed)) for which in ("train", "val"))
+    images, validation = sizes(recipe)
     per_epoch = images // per_update
     updates = max(1, round(recipe.train.epochs * per_epoch))
     evaluations = math.ceil(updates / max(1, round(recipe.train.eval_every * per_epoch)))
-    update_seconds, image_seconds = measure(recipe)
+    update_seconds, image_seconds = measure(recipe, images, validation)
     return Estimate(
         name=name,
         runs=len(runs),
@@ -91,19 +91,26 @@ def _estimate(name: str, runs: list[Cell]) -> Estimate:
     )
 
 
-def measure(recipe: Recipe) -> tuple[float, float]:
-    """Seconds of an update, and of evaluating one image; medians of a few."""
+def sizes(recipe: Recipe) -> tuple[int, int]:
+    """Images to train and to validate on."""
+    images, validation = (len(open_source(recipe.data, which, recipe.seed)) for which in ("train", "val"))
+    return images, validation
+
+
+def measure(recipe: Recipe, images: int, validation: int) -> tuple[float, float]:
+    """Seconds of an update, and of evaluating one image; medians of a few.
+
+    Args:
+        recipe: is trained for some updates, at a learning rate of 0.
+        images: to train on, of which no more than one update takes are read.
+        validation: images to validate on; as few are read.
+    """
     from masksub.app.devices import create_accelerator
     from masksub.app.evaluate import evaluate
     from masksub.app.train import Trainer
 
     few = recipe.train.batch_size * recipe.train.parts(1)
-    data = recipe.data
-    recipe = recipe.changed(
-        "data",
-        train_images=min(few, data.train_images or few),
-        val_images=min(few, data.val_images or few),
-    )
+    recipe = recipe.changed("data", train_images=min(few, images), val_images=min(few, validation))
     nowhere = RunFolder(Path("nowhere"))  # a trainer writes when it runs; this one does not run
     with StopRequest() as request:
         trainer = Trainer(recipe, nowhere, create_accelerator(recipe), Reporter(quiet=True), request)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from masksub.app.experiment.estimate import UPDATES, measure
+from masksub.app.experiment.estimate import UPDATES, measure, sizes
 from masksub.app.settings import Recipe
 
 __all__ = ["measure_here"]
@@ -18,7 +18,7 @@ def measure_here(recipe: Recipe) -> tuple[float, str]:
     Raises:
         InputError: the data are not here, or the device can't do what the recipe asks.
     """
-    seconds, _ = measure(recipe.changed("train", global_batch_size=None, accumulate=1))
+    seconds, _ = measure(recipe.changed("train", global_batch_size=None, accumulate=1), *sizes(recipe))
     images = recipe.train.batch_size
     on_gpu = recipe.train.device != "cpu" and torch.cuda.is_available()
     name = torch.cuda.get_device_name() if on_gpu else f"a CPU with {torch.get_num_threads()} thread(s)"

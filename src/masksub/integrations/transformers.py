@@ -1,0 +1,393 @@
+"""MaskSub in the Trainer of Hugging Face transformers: ``MaskSubTrainer``, and a mixin for a Trainer of one's own.
+
+Works with transformers 4.56 or newer and accelerate 1.10 or newer (with an older one, Trainer 4.56 itself fails).
+
+Each ``training_step`` is two of the Trainer's own, split as in ``masksub.core.step``: the first computes (1 - w) x the
+loss that the Trainer always computed; the second repeats the same call of the model as the sub branch and computes
+w x the soft loss against the first one's output. Whatever a Trainer does around a loss (precision, scaling,
+accumulation, DistributedDataParallel) it does to both. Evaluation and prediction never come here.
+
+Shape letters: B batch, C classes.
+"""
+
+from __future__ import annotations
+
+import copy
+import re
+import warnings
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Literal, cast
+
+import torch
+from torch import Tensor, nn
+
+import masksub.adapters  # noqa: F401  # registers the model families
+from masksub.core.branches import Branch, MaskSub
+from masksub.core.call import Call, calls_replaced
+from masksub.core.loss import TargetKind, relaxed_target, soft_loss
+from masksub.core.schedule import Constant, Schedule
+from masksub.core.seeds import MasksOfUpdates
+from masksub.core.wrappers import unwrap, without_gradient_sync
+
+try:
+    import accelerate
+    import transformers
+    from transformers import Trainer
+except ImportError as error:
+    raise ImportError(f"masksub's Trainer needs: pip install 'masksub[transformers]' ({error})") from error
+
+for _library, _least in ((transformers, (4, 56)), (accelerate, (1, 10))):
+    if tuple(int(part) for part in re.findall(r"\d+", _library.__version__)[:2]) < _least:
+        raise ImportError(
+            f"masksub's Trainer needs {_library.__name__} {_least[0]}.{_least[1]} or newer, and finds "
+            f"{_library.__version__}: pip install -U 'masksub[transformers]'"
+        )
+
+__all__ = ["MaskSubMixin", "MaskSubTrainer"]
+
+_KINDS: dict[Any, TargetKind] = {"single_label_classification": "softmax", "multi_label_classification": "sigmoid"}
+
+if TYPE_CHECKING:
+    _Trainer = Trainer
+else:
+    _Trainer = object  # the Trainer is the other base
+
+
+class MaskSubMixin(_Trainer):
+    """Makes a Trainer of one's own a two-branch one: ``class Mine(MaskSubMixin, MyTrainer)``, the mixin first.
+
+    The other class keeps its ``compute_loss``, ``training_step``, optimizer and evaluation. Its ``compute_loss`` is
+    asked for the main branch alone; it must call the model once and heed ``return_outputs``. Its ``training_step`` runs
+    once for each branch.
+
+    Two more losses are logged beside ``loss``, which is (1 - weight) * ``loss_main`` + weight * ``loss_sub``; averaged
+    as it is, over the updates since the last line and over all processes. Masks depend on ``args.seed``,
+    ``state.global_step`` and the process, so that a resumed training draws what an unbroken one would.
+
+    Args:
+        *args, **kwargs: those of the Trainer.
+        sub: what the sub branch changes; ``MaskSub(0.5)`` if None. Its ratio may be changed between updates.
+        weight: share of the sub branch in the loss, 0 <= weight < 1, or a schedule of it (``masksub.schedule``) over
+            ``state.max_steps``; 0.5 in the paper. At 0 all is the Trainer's own, bit for bit.
+        target: what the sub branch learns of the main branch's output: its "softmax" or its "sigmoid". "auto": by the
+            model's ``config.problem_type`` or, with a loss of transformers' own, by the labels.
+
+    Raises:
+        TypeError: a class whose bases stand in the wrong order.
+        ValueError: a value out of range, or a setting of the Trainer that two backward passes a step don't fit. At the
+            first step: a regression, ``target="auto"`` with a loss that is not known, a ``compute_loss`` or
+            ``compute_loss_func`` that doesn't do what is said above, or logits that are not (B, C).
+    """
+
+    def __init__(
+        self,
+        *args: Any,
+        sub: Branch | None = None,
+        weight: float | Schedule = 0.5,
+        target: TargetKind | Literal["auto"] = "auto",
+        **kwargs: Any,
+    ) -> None:
+        if target not in ("auto", "softmax", "sigmoid"):
+            raise ValueError(f"target = {target!r}: one of 'auto', 'softmax', 'sigmoid'")
+        if sub is not None and sub.mutual:
+            raise ValueError(f"sub = {sub!r}: both its branches are drawn; the Trainer's main branch is not")
+        self.sub = MaskSub(0.5) if sub is None else sub
+        self.weight = weight
+        self._target = target
+        self._training: Any = None
+        self._is_divided: bool | None = None
+        super().__init__(*args, **kwargs)
+        if self.runs_sub:
+            _check_settings(self)
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Refuses a class in which the Trainer comes first, and would never ask the mixin."""
+        super().__init_subclass__(**kwargs)
+        order = cls.__mro__
+        if Trainer in order and order.index(Trainer) < order.index(MaskSubMixin):
+            first = next(base.__name__ for base in cls.__bases__ if base is not MaskSubMixin)
+            raise TypeError(f"MaskSubMixin must come first: class {cls.__name__}(MaskSubMixin, {first})")
+
+    @property
+    def weight(self) -> float | Schedule:
+        """Share of the sub branch in the loss, 0 <= weight < 1, or its schedule. May be changed between updates."""
+        return self._weight.value if isinstance(self._weight, Constant) else self._weight
+
+    @weight.setter
+    def weight(self, value: float | Schedule) -> None:
+        schedule = value if callable(value) else Constant(value)
+        low, high = schedule.bounds
+        if not 0.0 <= low <= high < 1.0:
+            raise ValueError(f"weight = {value!r}: the share of the sub branch must satisfy 0 <= weight < 1")
+        self._weight: Schedule = schedule
+
+    @property
+    def runs_sub(self) -> bool:
+        """Whether the sub branch is run at some time: its weight is not always 0."""
+        return self._weight.bounds != (0, 0)
+
+    def training_step(self, model: nn.Module, inputs: Any, num_items_in_batch: Any = None) -> Tensor:
+        """Forward and backward of both branches on one micro-batch.
+
+        Side effects: gradients are added, and reduced once under DistributedDataParallel; batch-norm statistics see
+        both branches.
+
+        Args:
+            model, inputs, num_items_in_batch: as for the Trainer.
+
+        Returns:
+            The loss of both branches, detached.
+        """
+        if not self.runs_sub:
+            return super().training_step(model, inputs, num_items_in_batch)
+        if self._training is not self.state:  # each training has a state of its own
+            self._training, self._masks, self._window = self.state, MasksOfUpdates(self.args.seed), _Window()
+        count = self._items(inputs, num_items_in_batch)
+        update = self.state.global_step
+        weight = self._weight(min(1.0, update / max(1, self.state.max_steps)))
+        if weight == 0:
+            return super().training_step(model, inputs, count)
+
+        main = _MainLoss(self, 1 - weight)
+        with without_gradient_sync(model), self._loss_from(main):
+            loss_main = super().training_step(model, copy.copy(inputs), count)
+        if main.call is None:
+            raise ValueError(f"{type(self).__name__}.training_step never called self.compute_loss")
+
+        def sub_loss(model: nn.Module, *_: Any, **__: Any) -> Tensor:
+            logits = _logits(model(*main.call.args, **main.call.kwargs), main.call)
+            return weight * self._soft_loss(logits, main, count)
+
+        generator = self._masks(update, self.accelerator.process_index, self.args.device)
+        # Backward inside the branch: with gradient checkpointing it runs blocks again.
+        with self.sub.applied(model, generator=generator), self._loss_from(sub_loss):
+            loss_sub = super().training_step(model, _updated(inputs, main.inputs), count)
+        self._window.add(update, torch.stack([loss_main / (1 - weight), loss_sub / weight]))
+        return loss_main + loss_sub
+
+    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+        """Log as the Trainer does; a line of training gets both losses too."""
+        if self.runs_sub and {"loss", "learning_rate"} <= logs.keys():  # the Trainer's own, written by all processes
+            if self._training is not self.state:
+                raise ValueError(
+                    f"{type(self).__name__}.training_step never called super().training_step: no sub branch"
+                )
+            if (both := self._window.mean()) is not None:
+                loss_main, loss_sub = self.accelerator.reduce(both, "mean").tolist()
+                logs = {**logs, "loss_main": loss_main, "loss_sub": loss_sub}
+        super().log(logs, *args, **kwargs)
+
+    @contextmanager
+    def _loss_from(self, compute: Callable[..., Any]) -> Iterator[None]:
+        """While active, ``self.compute_loss`` is another function, whichever class defines the method."""
+        before = {name: value for name, value in vars(self).items() if name == "compute_loss"}
+        vars(self)["compute_loss"] = compute
+        try:
+            yield
+        finally:
+            del self.compute_loss
+            vars(self).update(before)
+
+    def _soft_loss(self, logits: Tensor, main: _MainLoss, count: Any) -> Tensor:
+        """The sub branch's loss, scaled as the Trainer takes the main loss to be.
+
+        Args:
+            logits: (B, C).
+            main: the main branch; rows that its labels leave out (-100) are left out here too.
+            count: labels in the whole update if the loss is a sum divided by it, None if it is a mean over B.
+        """
+        target = main.target
+        number: Any = logits.shape[0] if main.kind == "softmax" else logits.numel()
+        if main.kind == "softmax" and _class_numbers(main.labels):
+            labelled: Any = main.labels != -100
+            target, number = target * labelled[:, None], labelled.sum()
+        total: Any = soft_loss(logits, target, main.kind, "sum")
+        if count is None or getattr(self, "loss_is_scaled_for_ga", None) is False:
+            return cast("Tensor", total / number)
+        # DistributedDataParallel takes the mean over processes; the count is the sum over them.
+        processes = self.accelerator.num_processes if self.args.average_tokens_across_devices else 1
+        return cast("Tensor", total / count * processes)
+
+    def _target_kind(self, labels: Tensor | None, classes: int) -> TargetKind:
+        if self._target != "auto":
+            return self._target
+        model: Any = unwrap(cast("nn.Module", self.model))
+        problem = getattr(getattr(model, "config", None), "problem_type", None)
+        if problem == "regression" or (problem is None and classes == 1):
+            raise ValueError(
+                f"{type(model).__name__} with {classes} output(s) and problem_type {problem!r} is a regression; "
+                f"MaskSub needs classes. For a binary cross-entropy of your own pass target='sigmoid'"
+            )
+        if problem in _KINDS:
+            return _KINDS[problem]
+        own = self.compute_loss_func is not None or type(self).compute_loss is not Trainer.compute_loss
+        if own or not _class_numbers(labels):
+            what = "the loss is your own" if own else f"labels are {getattr(labels, 'dtype', None)}, not class numbers"
+            raise ValueError(
+                f"target = 'auto': {what} and model.config.problem_type is not set. Pass target='softmax' for a "
+                f"cross-entropy, target='sigmoid' for a binary cross-entropy"
+            )
+        return "softmax"
+
+    def _items(self, inputs: Any, count: Any) -> Any:
+        """``num_items_in_batch``, or None where the loss is a mean although the Trainer believes it divided by it.
+
+        Many models accept any keyword and drop this one (transformers#47688). The Trainer then takes a loss that is too
+        large by the number of micro-batches and processes.
+        """
+        if self._is_divided is None and count is not None and getattr(self, "loss_is_scaled_for_ga", None) is None:
+            processes = self.accelerator.num_processes if self.args.average_tokens_across_devices else 1
+            parts = self.args.gradient_accumulation_steps * processes
+            self._is_divided = parts == 1 or self._follows(count, inputs)
+            if not self._is_divided:
+                self._take_means(parts)
+        return None if self._is_divided is False else count
+
+    def _follows(self, count: Any, inputs: Any) -> bool:
+        """Whether the loss of this micro-batch halves with twice the count: two forwards without gradient, once."""
+        model: Any = self.model
+        inputs, losses, was_training = self._prepare_inputs(inputs), [], model.training
+        devices = [self.args.device] if self.args.device.type == "cuda" else []
+        model.eval()
+        for times in (1, 2):
+            # The same random numbers for both, and for what comes after.
+            with torch.no_grad(), torch.random.fork_rng(devices), torch.compiler.set_stance("force_eager"):
+                loss: Any = self.compute_loss(model, copy.copy(inputs), num_items_in_batch=times * count)
+            losses.append(loss.detach().float().mean())
+        model.train(was_training)
+        # All processes decide the same, also where one has no labels.
+        once, twice = self.accelerator.reduce(torch.stack(losses).nan_to_num(), "sum").abs().tolist()
+        return bool(twice < 0.75 * once or once == 0)
+
+    def _take_means(self, parts: int) -> None:
+        relied = (
+            f"num_items_in_batch, as the Trainer relies on: with {parts} micro-batches an update, counted over all "
+        )
+        relied += f"processes, it would be up to {parts} times too large"
+        if self.compute_loss_func is not None:
+            raise ValueError(
+                f"the loss of compute_loss_func is not divided by {relied}. Return the sum over the batch divided by "
+                f"num_items_in_batch"
+            )
+        self.model_accepts_loss_kwargs = False
+        if self.is_local_process_zero():
+            warnings.warn(
+                f"the loss of {type(unwrap(cast('nn.Module', self.model))).__name__} is not divided by {relied} "
+                f"(transformers#47688). masksub sets model_accepts_loss_kwargs = False: the Trainer then takes the "
+                f"mean over micro-batches",
+                stacklevel=4,
+            )
+
+
+class MaskSubTrainer(MaskSubMixin, Trainer):
+    """The Trainer with a sub branch: ``MaskSubTrainer(model=..., args=..., sub=MaskSub(0.5), weight=0.5)``.
+
+    May be subclassed as the Trainer is. Arguments, what is logged and what is raised: ``MaskSubMixin``.
+    """
+
+
+class _MainLoss:
+    """Stands in for ``compute_loss`` in the main branch: its result times a share; keeps what the sub branch needs.
+
+    Attributes:
+        call: of the model; None before it.
+        inputs: of ``compute_loss``, on the device.
+        labels, kind, target: what is learned; ``target`` is (B, C).
+    """
+
+    call: Any = None
+    inputs: Any
+    labels: Tensor | None
+    kind: TargetKind
+    target: Tensor
+
+    def __init__(self, trainer: MaskSubMixin, share: float) -> None:
+        self._trainer, self._compute, self._share = trainer, trainer.compute_loss, share
+
+    def __call__(self, model: nn.Module, inputs: Any, return_outputs: bool = False, **kwargs: Any) -> Any:
+        self.inputs = copy.copy(inputs)  # compute_loss may take the labels out
+        calls: list[Call] = []
+
+        def record(call: Call) -> Call:
+            calls.append(call)
+            return call
+
+        with calls_replaced(model, record):
+            result = self._compute(model, inputs, return_outputs=True, **kwargs)
+        if not isinstance(result, tuple) or len(result) != 2:
+            raise ValueError("compute_loss must return (loss, outputs) when called with return_outputs=True")
+        if len(calls) != 1:
+            raise ValueError(f"compute_loss called the model {len(calls)} times; the sub branch repeats one call")
+        (self.call,), (loss, outputs) = calls, result
+        logits = _logits(outputs, self.call)
+        self.labels = next((self.inputs[name] for name in self._trainer.label_names or () if name in self.inputs), None)
+        self.kind = self._trainer._target_kind(self.labels, logits.shape[-1])
+        self.target = relaxed_target(logits, self.kind)
+        return (self._share * loss, outputs) if return_outputs else self._share * loss
+
+
+class _Window:
+    """Mean of the losses over the updates since the last line of the log."""
+
+    def __init__(self) -> None:
+        self._total: Tensor | None = None
+        self._updates: set[int] = set()
+
+    def add(self, update: int, losses: Tensor) -> None:
+        """The share of one micro-batch in the losses of an update."""
+        self._total = losses if self._total is None else self._total + losses
+        self._updates.add(update)
+
+    def mean(self) -> Tensor | None:
+        """The mean so far, None if there is nothing; the next window begins."""
+        mean = None if self._total is None else self._total / len(self._updates)
+        self._total, self._updates = None, set()
+        return mean
+
+
+def _class_numbers(labels: Tensor | None) -> bool:
+    """Whether labels are (B,) numbers of classes."""
+    return isinstance(labels, Tensor) and labels.ndim == 1 and not labels.is_floating_point()
+
+
+def _logits(outputs: Any, call: Call) -> Tensor:
+    """Logits in what a model returned; in a tuple they come after the loss, which is there with labels."""
+    if isinstance(outputs, tuple):
+        outputs = outputs[0 if call.kwargs.get("labels") is None else 1]
+    logits = outputs.get("logits") if isinstance(outputs, Mapping) else getattr(outputs, "logits", outputs)
+    if not isinstance(logits, Tensor):
+        raise ValueError(f"the model returned no logits but {type(outputs).__name__}; MaskSub needs a classifier")
+    return logits
+
+
+def _updated(inputs: Any, prepared: Any) -> Any:
+    """A copy of the inputs with what is on the device already, so that nothing is copied there again."""
+    if not isinstance(inputs, MutableMapping) or not isinstance(prepared, Mapping):
+        return prepared
+    both = copy.copy(inputs)
+    both.update(prepared)
+    return both
+
+
+def _check_settings(trainer: MaskSubMixin) -> None:
+    """Refuse what two backward passes a step don't fit, and where the model can't be reached."""
+    args, accelerator = trainer.args, trainer.accelerator
+    plugin, optim = getattr(accelerator.state, "fsdp_plugin", None), str(args.optim)
+    sizes = [
+        getattr(getattr(accelerator, "parallelism_config", None), f"{kind}_size", 1) for kind in ("tp", "cp", "sp")
+    ]
+    reasons = {
+        "nn.DataParallel (several GPUs in one process): start one process for each GPU with torchrun": args.n_gpu > 1,
+        "DeepSpeed: use DistributedDataParallel": trainer.is_deepspeed_enabled,
+        "FSDP1: use fsdp_version 2": plugin is not None and getattr(plugin, "fsdp_version", 1) != 2,
+        "tensor, context or sequence parallelism": max(
+            size or 1 for size in (*sizes, getattr(trainer.model, "tp_size", 1))
+        )
+        > 1,
+        "SageMaker model parallelism": "sagemaker_model" in args.parallel_mode.value,
+        "ddp_static_graph: it can't leave out a reduction": getattr(args, "ddp_static_graph", False),
+        f"optim = {optim!r}: it updates the weights during backward": re.search("lomo|layerwise", optim.lower()),
+    }
+    if found := [reason for reason, given in reasons.items() if given]:
+        raise ValueError(f"MaskSub in the Trainer doesn't work with {'; with '.join(found)}")

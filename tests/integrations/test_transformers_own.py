@@ -1,0 +1,184 @@
+"""Trainers of the user's own, and what is refused. If these fail, own code is skipped, or runs wrong silently."""
+
+from __future__ import annotations
+
+import runpy
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+import transformers as hf
+from torch import Tensor, nn
+
+import masksub.integrations.transformers as integration
+from masksub import CoSub, MaskSub, TwoBranchStep
+from masksub.core.seeds import MasksOfUpdates
+from masksub.integrations.transformers import MaskSubMixin, MaskSubTrainer
+from tests.integrations.hf_trainers import InOrder, Ours, arguments, divided, hf_vit, rows
+from tests.integrations.reference import LEARNING_RATE, SEED, batches, same_weights
+
+
+def weighted(logits: Tensor, labels: Tensor) -> Tensor:
+    return F.cross_entropy(logits, labels, weight=torch.tensor([1.0, 2.0, 1.0, 0.5, 1.0]))
+
+
+class Own:
+    """What a user wrote for the Trainer: a column that training_step takes out, class weights, a mean as the loss."""
+
+    losses = 0
+    steps = 0
+
+    def training_step(self, model: nn.Module, inputs: Any, *args: Any) -> Tensor:
+        self.steps += 1
+        assert inputs.pop("importance").shape == (8,)
+        return super().training_step(model, inputs, *args)  # type: ignore[misc, no-any-return]
+
+    def compute_loss(self, model: nn.Module, inputs: Any, return_outputs: bool = False, **_: Any) -> Any:
+        self.losses += 1
+        inputs.pop("importance", None)
+        labels = inputs.pop("labels")
+        outputs = model(**inputs)
+        loss = weighted(outputs.logits, labels)
+        return (loss, outputs) if return_outputs else loss
+
+
+class Before(MaskSubMixin, Own, InOrder):  # type: ignore[misc]  # training_step takes *args
+    """The mixin put before a Trainer with these methods."""
+
+
+class Derived(Own, Ours):  # type: ignore[misc]
+    """These methods in a class derived from ours."""
+
+
+@pytest.mark.parametrize(("way", "steps"), [(Before, 8), (Derived, 4)])
+def test_own_methods_keep_their_meaning(way: Any, steps: int, tmp_path: Path) -> None:
+    """compute_loss is the main loss alone, wherever it is defined; a mean is taken as one with accumulation."""
+    data, model = batches(4), hf_vit()
+    table = [{**row, "importance": torch.tensor(1.0)} for row in rows(data)]
+    args = arguments(tmp_path, gradient_accumulation_steps=2, remove_unused_columns=False)
+    trainer = way(model=model, args=args, train_dataset=table, target="softmax")
+    with pytest.warns(UserWarning, match="takes the mean over micro-batches"):
+        trainer.train()
+    # Two calls more find out once that the loss is a mean.
+    assert (trainer.steps, trainer.losses) == (steps, 4 + 2)
+    expected, masks = hf_vit().train(), MasksOfUpdates(SEED)
+    step = TwoBranchStep(expected, weighted, sub=MaskSub(0.5), target="softmax")
+    optimizer = torch.optim.SGD(expected.parameters(), lr=LEARNING_RATE)
+    for number, (x, y) in enumerate(data):
+        step(x, y, generator=masks(number // 2), backward=lambda loss: (loss / 2).backward())
+        if number % 2:
+            optimizer.step()
+            optimizer.zero_grad()
+    same_weights(model, expected)
+
+
+def test_the_mixin_comes_first() -> None:
+    """In the other order the Trainer would never ask it, and train plainly."""
+    with pytest.raises(TypeError, match=r"class Wrong\(MaskSubMixin, InOrder\)"):
+
+        class Wrong(InOrder, MaskSubMixin):
+            pass
+
+
+def mean(outputs: Any, labels: Tensor, num_items_in_batch: Any = None) -> Tensor:
+    return F.cross_entropy(outputs.logits, labels)
+
+
+class TwoCalls(Ours):
+    def compute_loss(self, model: nn.Module, inputs: Any, return_outputs: bool = False, **_: Any) -> Any:
+        model(**inputs)
+        return super().compute_loss(model, inputs, return_outputs=return_outputs)
+
+
+class NoOutputs(Ours):
+    def compute_loss(self, model: nn.Module, inputs: Any, return_outputs: bool = False, **_: Any) -> Any:
+        return model(**inputs).loss
+
+
+class NoStep(Ours):
+    def training_step(self, model: nn.Module, inputs: Any, *_: Any) -> Tensor:
+        loss = model(**inputs).loss
+        loss.backward()
+        return loss.detach()
+
+
+class NoLoss(InOrder):
+    training_step = NoStep.training_step
+
+
+class MixedNoLoss(MaskSubMixin, NoLoss):
+    pass
+
+
+FLOATS = [(x, F.one_hot(y, 5).float()) for x, y in batches(1)]
+LOGGED = {"logging_strategy": "steps", "logging_steps": 1}
+REFUSED: dict[str, tuple[Any, dict[str, Any], dict[str, Any], dict[str, Any], str]] = {
+    "a regression": (Ours, {"num_labels": 1}, {}, {}, "is a regression"),
+    "a declared regression": (Ours, {"problem_type": "regression"}, {}, {}, "is a regression"),
+    "an own loss": (Ours, {}, {"compute_loss_func": divided}, {}, "the loss is your own"),
+    "a mean of one's own": (Ours, {}, {"compute_loss_func": mean, "target": "softmax"},
+                            {"gradient_accumulation_steps": 2}, "compute_loss_func is not divided"),
+    "two calls": (TwoCalls, {}, {"target": "softmax"}, {}, "called the model 2 times"),
+    "no outputs": (NoOutputs, {}, {"target": "softmax"}, {}, r"must return \(loss, outputs\)"),
+    "an own training_step": (NoStep, {}, {}, LOGGED, "never called super"),
+    "no compute_loss": (MixedNoLoss, {}, {}, {}, "never called self.compute_loss"),
+    "weight 1": (Ours, {}, {"weight": 1.0}, {}, "weight = 1.0"),
+    "another target": (Ours, {}, {"target": "labels"}, {}, "target = 'labels'"),
+    "CoSub": (Ours, {}, {"sub": CoSub(0.1)}, {}, "both its branches"),
+    "an optimizer in the backward": (Ours, {}, {}, {"optim": "lomo"}, "updates the weights during backward"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", REFUSED)
+def test_refused(what: str, tmp_path: Path) -> None:
+    """Each would train something else than is asked for, without a word."""
+    way, config, own, settings, message = REFUSED[what]
+    data = FLOATS if config.get("problem_type") == "regression" else batches(2)
+    if config.get("num_labels") == 1:
+        data = [(x, y.float()) for x, y in data]
+    with pytest.raises(ValueError, match=message):
+        way(model=hf_vit(**config), args=arguments(tmp_path, **settings), train_dataset=rows(data), **own).train()
+
+
+SETTINGS: dict[str, dict[str, Any]] = {
+    "nn.DataParallel": {"args.n_gpu": 2},
+    "DeepSpeed": {"is_deepspeed_enabled": True},
+    "FSDP1": {"accelerator.state": SimpleNamespace(fsdp_plugin=SimpleNamespace(fsdp_version=1))},
+    "tensor, context or sequence": {"accelerator.parallelism_config": SimpleNamespace(cp_size=2, tp_size=1)},
+    "ddp_static_graph": {"args.ddp_static_graph": True},
+    "SageMaker": {"args.parallel_mode": SimpleNamespace(value="sagemaker_model_parallel")},
+}
+
+
+@pytest.mark.parametrize("what", SETTINGS)
+def test_settings_that_do_not_fit_are_refused(what: str) -> None:
+    """On a stand-in with the Trainer's attributes: this machine can't run them."""
+    args = SimpleNamespace(n_gpu=1, optim="sgd", parallel_mode=SimpleNamespace(value="not_parallel"))
+    accelerator = SimpleNamespace(state=SimpleNamespace(), parallelism_config=None)
+    trainer: Any = SimpleNamespace(args=args, accelerator=accelerator, is_deepspeed_enabled=False, model=nn.Identity())
+    integration._check_settings(trainer)
+    for path, value in SETTINGS[what].items():
+        *holder, name = path.split(".")
+        setattr(getattr(trainer, holder[0]) if holder else trainer, name, value)
+    with pytest.raises(ValueError, match=what):
+        integration._check_settings(trainer)
+
+
+@pytest.mark.parametrize("library", ["transformers", "accelerate"])
+def test_an_old_library_names_the_command(library: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(f"{library}.__version__", "1.2.0")
+    with pytest.raises(ImportError, match=rf"{library} .* finds 1.2.0: pip install -U 'masksub\[transformers\]'"):
+        runpy.run_path(str(integration.__file__))
+
+
+def test_a_missing_library_names_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "accelerate", None)
+    with pytest.raises(ImportError, match=r"pip install 'masksub\[transformers\]'"):
+        runpy.run_path(str(integration.__file__))
+
+
+def test_the_ready_class_is_both() -> None:
+    assert issubclass(MaskSubTrainer, MaskSubMixin) and issubclass(MaskSubTrainer, hf.Trainer)
