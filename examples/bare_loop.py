@@ -16,7 +16,6 @@ from sklearn.datasets import load_digits
 from torch.nn.parallel import DistributedDataParallel
 
 import masksub
-from masksub.core.seeds import MasksOfUpdates
 
 EPOCHS, BATCH, ACCUMULATION, SEED = 4, 32, 2, 0
 
@@ -47,7 +46,7 @@ def main() -> None:
     criterion = torch.nn.CrossEntropyLoss()
 
     step = masksub.TwoBranchStep(model, criterion, sub=masksub.MaskSub(ratio=0.5), weight=0.5)
-    masks = MasksOfUpdates(SEED)
+    masks = masksub.MasksOfUpdates(SEED)
 
     update = 0
     for epoch in range(EPOCHS):

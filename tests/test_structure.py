@@ -253,12 +253,12 @@ HOSTS = (
 )
 REGISTRY = re.compile("|".join(re.escape(".".join(parts)) for parts in HOSTS))
 MACHINE = re.compile(r"(?<![\w.~*-])(/(home|Users|root|work|opt/wheels|tmp/dev)/|[A-Z]:\\+Users\\)")
-FOLDERS = ("src", "tests", "benchmarks", "docs", "examples", ".ci")
+FOLDERS = ("src", "tests", "benchmarks", "docs", "docs_build", "examples", ".ci")
 
 
 def ours() -> list[Path]:
     """All files people read or run, but the licence, which is not ours."""
-    files = [path for path in ROOT.iterdir() if path.is_file() and path.suffix in (".md", ".toml", ".cff")]
+    files = [path for path in ROOT.iterdir() if path.is_file() and path.suffix in (".md", ".toml", ".cff", ".yml")]
     files += [path for folder in FOLDERS for path in (ROOT / folder).rglob("*") if path.is_file()]
     return [*(path for path in files if "__pycache__" not in path.parts), ROOT / "Makefile"]
 

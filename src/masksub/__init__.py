@@ -21,6 +21,7 @@ if TYPE_CHECKING:  # what editors and type checkers see; at run time __getattr__
     from masksub.core.masking import sample_keep, sample_keep_blocks
     from masksub.core.methods import METHODS
     from masksub.core.pathsub import CoSub, PathSub
+    from masksub.core.seeds import MasksOfUpdates
     from masksub.core.sentences import set_special_tokens
     from masksub.core.step import StepOutput, TwoBranchStep
 
@@ -33,6 +34,7 @@ __all__ = [
     "DropSub",
     "Inspection",
     "MaskSub",
+    "MasksOfUpdates",
     "PathSub",
     "StepOutput",
     "TwoBranchStep",
@@ -58,6 +60,7 @@ _PLACES = {
     "DropSub": "masksub.core.dropouts",
     "Inspection": "masksub.core.inspect",
     "MaskSub": "masksub.core.branches",
+    "MasksOfUpdates": "masksub.core.seeds",
     "PathSub": "masksub.core.pathsub",
     "StepOutput": "masksub.core.step",
     "TwoBranchStep": "masksub.core.step",

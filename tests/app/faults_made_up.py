@@ -1,15 +1,13 @@
 """What the tests of faults share: a tiny run as a process of its own, faults that strike it at a known moment, and the
 comparison of two runs bit for bit.
 
-Most processes are forked from a server that has the libraries loaded already: each is a process like any other, with
-its own signals and exit code, and starts in a moment. What a test does to one is then what a machine does to it.
+Most processes are forked (``tests.forked``). What a test does to one is then what a machine does to it.
 """
 
 from __future__ import annotations
 
 import errno
 import json
-import multiprocessing
 import os
 import re
 import resource
@@ -18,6 +16,7 @@ import socket
 import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -34,6 +33,7 @@ from masksub.app.progress import Reporter
 from masksub.app.recipe import load_recipe
 from masksub.app.runs import RunFolder
 from masksub.app.settings import Recipe
+from tests import forked
 
 RECIPE = "digits/vit_micro"
 SMALL = (
@@ -46,8 +46,6 @@ UPDATES = 24
 LONGEST = 120
 """Seconds after which something that is waited for counts as hung."""
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
-
-_LIBRARIES = ("masksub.cli", "masksub.app.train", "timm", "sklearn.datasets", "torch._dynamo")
 
 
 def small(*overrides: str) -> Recipe:
@@ -179,6 +177,14 @@ class AtCall:
 
 
 @dataclass(frozen=True)
+class ForkedWorkers:
+    """No fault: workers are forked, too, where the command would start them anew, which takes seconds for each."""
+
+    def install(self) -> None:
+        forked.fork_workers()
+
+
+@dataclass(frozen=True)
 class ClockBackwards:
     """The clock of the machine goes back by an hour each time it is read."""
 
@@ -233,6 +239,7 @@ def _main(arguments: tuple[str, ...], cwd: Path, said: Path, faults: tuple[Fault
         os.dup2(file, stream)
         os.close(file)
     torch.set_num_threads(1)
+    warnings.simplefilter("default")
     sys.argv = ["masksub", *arguments]
     for fault in faults:
         fault.install()
@@ -243,13 +250,17 @@ def _main(arguments: tuple[str, ...], cwd: Path, said: Path, faults: tuple[Fault
 
 @dataclass
 class Done:
-    """How a process ended: the exit code (minus the signal that killed it), and what it said."""
+    """How a process ended: the exit code (minus the signal that killed it), and what it said.
+
+    ``stderr`` is in one line, ``written`` as it was written.
+    """
 
     code: int
     stdout: str
     stderr: str
 
     def __post_init__(self) -> None:
+        self.written = self.stderr
         self.stderr = re.sub(r"\s*\n\s*", " ", self.stderr)  # messages are wrapped to a terminal's width
 
 
@@ -304,13 +315,13 @@ class Commands:
     """Runs the command in processes of their own and leaves none behind.
 
     Args:
-        cwd: where they run, and where what they say is kept.
+        cwd: where they run.
+        said: the folder where what they say is kept, if it is another.
     """
 
-    def __init__(self, cwd: Path) -> None:
-        self.cwd, self._started = cwd, []  # type: tuple[Path, list[Started]]
-        self._context = multiprocessing.get_context("forkserver")
-        self._context.set_forkserver_preload(list(_LIBRARIES))
+    def __init__(self, cwd: Path, said: Path | None = None) -> None:
+        self.cwd, self._said, self._started = cwd, said or cwd, []  # type: tuple[Path, Path, list[Started]]
+        self._context = forked.context()
 
     def __enter__(self) -> Commands:
         return self
@@ -328,15 +339,15 @@ class Commands:
             faults: what goes wrong in it.
             more: environment variables.
         """
-        said = self.cwd / f".said-{len(self._started)}"
+        said = self._said / f".said-{len(self._started)}"
         process = self._context.Process(target=_main, args=(arguments, self.cwd, said, tuple(faults), more))
         process.start()
         self._started.append(Started(process, said))
         return self._started[-1]
 
-    def run(self, *arguments: str, faults: Iterable[Fault] = ()) -> Done:
+    def run(self, *arguments: str, faults: Iterable[Fault] = (), **more: str) -> Done:
         """Start it and wait for its end."""
-        return self.start(*arguments, faults=faults).wait()
+        return self.start(*arguments, faults=faults, **more).wait()
 
     def train(self, run: str, *overrides: str, faults: Iterable[Fault] = ()) -> Done:
         """The tiny run from its beginning."""

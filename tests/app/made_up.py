@@ -191,6 +191,13 @@ def situation(name: str) -> Evidence:
     return SITUATIONS[name]()
 
 
+def _diverged(ratio: float) -> SweepPoint:
+    """A setting of which no run is complete."""
+    return SweepPoint(
+        {"sub.ratio": ratio}, (Run(f"runs/sweep/r{ratio}-s0", 0, "failed", reason="x"),), None, None, None
+    )
+
+
 def _four(masksub: float, equal: float = 92.6, **more: Any) -> tuple[Arm, ...]:
     plain = make_arm("plain", 92.0, **more)
     arms = (make_arm("plain-equal", equal, **more), make_arm("masksub", masksub, **more))
@@ -238,6 +245,14 @@ SITUATIONS = {
     ),
     "all seeds failed": lambda: make_evidence(
         make_arm("plain", 92.0), make_arm("masksub", 94.5, failed=(0, 1, 2, 3, 4))
+    ),
+    "every run failed": lambda: make_evidence(
+        *(make_arm(key, 90.0, seeds=2, failed=(0, 1)) for key in ("plain", "plain-equal", "masksub"))
+    ),
+    "every run failed in fp16": lambda: make_evidence(
+        make_arm("masksub", 94.5, seeds=2, failed=(0, 1)),
+        recipe={**RECIPE, "train": {**RECIPE["train"], "precision": "fp16"}},
+        sweep=Sweep(("sub.ratio",), (_diverged(0.25), _diverged(0.5)), None, None, {}, ()),
     ),
     "no plain-equal": lambda: make_evidence(make_arm("plain", 92.0), make_arm("masksub", 94.5)),
     "no plain": lambda: make_evidence(make_arm("plain-equal", 92.6), make_arm("masksub", 94.5)),

@@ -17,6 +17,8 @@ from masksub.app.sweep import worker as sweep_worker
 from masksub.app.sweep.plan import Plan
 
 EVALUATIONS = 4
+DIVERGES = 0.1
+"""Learning rate above which a run diverges."""
 
 
 def made_up_top1(recipe: Recipe) -> float:
@@ -54,7 +56,7 @@ def _train(
     if not run.begun:
         run.create(recipe, ["a", "b"], [])
     log(run.path, "begun")
-    if recipe.optim.lr > 0.1:
+    if recipe.optim.lr > DIVERGES:
         run.write_failure({"update": 3, "epoch": 0.5, "reason": "the loss is not finite"})
         return "failed"
     if "MADE_UP_HANG" in os.environ:

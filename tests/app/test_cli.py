@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from masksub.app.runs import RunFolder
+from tests.app.faults_made_up import Commands, ForkedWorkers
 
 SMALL = (
     "data.train_images=128", "data.val_images=60", "train.batch_size=16", "model.kwargs.embed_dim=24",
@@ -30,25 +32,18 @@ def environment(**more: str) -> dict[str, str]:
 
 
 def masksub(*arguments: str, cwd: Path, **more: str) -> subprocess.CompletedProcess[str]:
+    """The command in a process of its own, which is forked."""
+    with tempfile.TemporaryDirectory() as said, Commands(cwd, Path(said)) as commands:
+        done = commands.start(*arguments, faults=[ForkedWorkers()], **more).wait()
+    return subprocess.CompletedProcess(arguments, done.code, done.stdout, done.written)
+
+
+def fresh(*arguments: str, cwd: Path, **more: str) -> subprocess.CompletedProcess[str]:
+    """The command as from a shell: all is imported anew, which takes seconds."""
     command = [sys.executable, "-m", "masksub", *arguments]
     return subprocess.run(
         command, cwd=cwd, env=environment(**more), capture_output=True, text=True, timeout=300, check=False
     )
-
-
-def started(*arguments: str, cwd: Path) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "masksub", *arguments]
-    return subprocess.Popen(
-        command, cwd=cwd, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-
-
-def wait_for(path: Path, process: subprocess.Popen[str], seconds: float = 120) -> None:
-    end = time.monotonic() + seconds
-    while not any(path.parent.glob(path.name)):
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < end, f"{path} never came"
-        time.sleep(0.02)
 
 
 def weights(run: Path) -> dict[str, torch.Tensor]:
@@ -59,48 +54,48 @@ def weights(run: Path) -> dict[str, torch.Tensor]:
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of five epochs, made by the command."""
     folder = tmp_path_factory.mktemp("finished")
-    done = masksub("train", "digits/vit_micro", *SMALL, "train.epochs=5", "--out", "r", "--json", cwd=folder)
+    done = fresh("train", "digits/vit_micro", *SMALL, "train.epochs=5", "--out", "r", "--json", cwd=folder)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["images"] == 640
     return folder / "r"
 
 
 def test_help_version_and_lists(tmp_path: Path) -> None:
-    helped = masksub("--help", cwd=tmp_path)
+    helped = fresh("--help", cwd=tmp_path)
     assert helped.returncode == 0
     for command in ("demo", "train", "eval", "predict", "schema", "recipes"):
         assert command in helped.stdout
-    assert masksub("--version", cwd=tmp_path).stdout.strip()
-    assert "digits/vit_micro" in masksub("recipes", cwd=tmp_path).stdout
-    assert json.loads(masksub("schema", cwd=tmp_path).stdout)["properties"]["method"]["enum"]
+    assert fresh("--version", cwd=tmp_path).stdout.strip()
+    assert "digits/vit_micro" in fresh("recipes", cwd=tmp_path).stdout
+    assert json.loads(fresh("schema", cwd=tmp_path).stdout)["properties"]["method"]["enum"]
 
 
 @pytest.mark.parametrize(("signum", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_signal_writes_a_checkpoint_and_the_run_goes_on(
-    signum: signal.Signals, code: int, tmp_path: Path, finished: Path
+    signum: signal.Signals, code: int, tmp_path: Path, commands: Commands, finished: Path
 ) -> None:
     arguments = ("train", "digits/vit_micro", *SMALL, "train.epochs=5", "--out", "r")
-    process = started(*arguments, cwd=tmp_path)
-    wait_for(tmp_path / "r" / "checkpoints" / "update-*", process)
-    process.send_signal(signum)
-    _, said = process.communicate(timeout=120)
-    assert process.returncode == code, said
-    assert "checkpoint written, go on with: masksub train r --resume" in said
-    assert "Traceback" not in said
+    process = commands.start(*arguments)
+    process.wait_for(tmp_path / "r" / "checkpoints" / "update-*")
+    process.send(signum)
+    done = process.wait()
+    assert done.code == code, done.stderr
+    assert "checkpoint written, go on with: masksub train r --resume" in done.written
+    assert "Traceback" not in done.stderr
     resumed = masksub("train", "r", "--resume", cwd=tmp_path)
     assert resumed.returncode == 0, resumed.stderr
     for key, value in weights(finished).items():
         assert torch.equal(weights(tmp_path / "r")[key], value), key
 
 
-def test_kill_9_and_resume_is_bit_equal(tmp_path: Path, finished: Path) -> None:
+def test_kill_9_and_resume_is_bit_equal(tmp_path: Path, commands: Commands, finished: Path) -> None:
     arguments = ("train", "digits/vit_micro", *SMALL, "train.epochs=5", "--out", "r")
     for _ in range(2):
-        process = started(*arguments, *(("--resume",) if (tmp_path / "r").exists() else ()), cwd=tmp_path)
-        wait_for(tmp_path / "r" / "checkpoints" / "update-*", process)
+        process = commands.start(*arguments, *(("--resume",) if (tmp_path / "r").exists() else ()))
+        process.wait_for(tmp_path / "r" / "checkpoints" / "update-*")
         time.sleep(0.1)
-        process.kill()
-        process.communicate(timeout=60)
+        process.send(signal.SIGKILL)
+        process.wait()
     assert masksub(*arguments, "--resume", cwd=tmp_path).returncode == 0
     for key, value in weights(finished).items():
         assert torch.equal(weights(tmp_path / "r")[key], value), key
@@ -198,6 +193,7 @@ def test_a_failure_ends_with_code_1(tmp_path: Path) -> None:
     done = masksub("train", "digits/vit_micro", *SMALL, "train.epochs=1", "optim.lr=1e30", "--out", "r", cwd=tmp_path)
     assert done.returncode == 1, done.stderr
     assert "loss of the main branch is not finite at update" in done.stderr and "Traceback" not in done.stderr
+    assert "Try a lower optim.lr, or optim.clip_norm; train.on_nan" in done.stderr, "bf16 is no help against fp32"
 
 
 def test_a_comparison_in_which_all_runs_failed_is_told_and_ends_with_code_1(tmp_path: Path) -> None:
@@ -209,6 +205,16 @@ def test_a_comparison_in_which_all_runs_failed_is_told_and_ends_with_code_1(tmp_
     [run] = json.loads(done.stdout)["arms"][0]["runs"]
     assert run["status"] == "failed" and "not finite" in run["reason"]
     assert json.loads((tmp_path / "c" / "comparison.json").read_text(encoding="utf-8")) == json.loads(done.stdout)
+
+
+def test_a_plan_of_a_comparison_as_json(tmp_path: Path) -> None:
+    """Else who asks first what a comparison takes, as the docs say, gets an error, or a program no JSON."""
+    few = ("train.epochs=1", "--arms", "plain,masksub", "--seeds", "2", "--jobs", "1", "--dry-run", "--json")
+    done = masksub("compare", "digits/vit_micro", *SMALL, *few, cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    arms = json.loads(done.stdout)["arms"]
+    assert [(arm["name"], arm["runs"], arm["left"]) for arm in arms] == [("plain", 2, 2), ("masksub", 2, 2)]
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_damaged_run_and_hostile_weights_are_refused(finished: Path, tmp_path: Path) -> None:

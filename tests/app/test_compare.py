@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from masksub.app.cores import available_cores, threads_for
 from masksub.app.devices import create_accelerator
 from masksub.app.errors import InputError, RunBusy, StoppedError
+from masksub.app.experiment import cells, estimate
 from masksub.app.experiment.arms import ARMS, Costs, arm_recipe, chosen_arms
 from masksub.app.experiment.cells import Cell, run_cell, work_on
 from masksub.app.experiment.compare import plan_comparison, run_comparison
@@ -28,6 +30,8 @@ from masksub.app.recipe import load_recipe
 from masksub.app.runs import RunFolder, write_text_atomically
 from masksub.app.settings import Recipe
 from masksub.app.train import Trainer, train
+from tests import forked
+from tests.app.faults_made_up import wait_for
 from tests.app.test_data_sources import write_images
 
 SMALL = (
@@ -126,44 +130,58 @@ def test_an_interrupted_run_is_gone_on_with(tmp_path: Path) -> None:
     assert all(torch.equal(one[key], two[key]) for key in two)
 
 
-WORKER = """
-import sys
-from pathlib import Path
-from masksub.app.experiment.cells import work_on
-from tests.app.test_compare import plan
-import masksub.app.experiment.cells as cells
-
-real = cells.train
-def told(recipe, path, **rest):
-    with open(sys.argv[2], "a") as log:
-        log.write(f"{sys.argv[3]} {Path(path).name}\\n")
-    return real(recipe, path, **rest)
-cells.train = told
-cells.WAIT = 0.2
-work_on(plan(Path(sys.argv[1]), "plain", "masksub", "direct-mask", seeds=2, overrides=("train.epochs=6",)))
-"""
+SHARED_PLAN = ("plain", "masksub", "direct-mask")
 
 
-def worker(folder: Path, log: Path, name: str) -> subprocess.Popen[bytes]:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen([sys.executable, "-c", WORKER, str(folder), str(log), name], env=environment)
+def work_and_tell(folder: Path, log: Path, name: str) -> None:
+    """What one of several commands does, noting in a log each run that it begins."""
+    real = cells.train
+
+    def told(recipe: Recipe, path: Path, **rest: Any) -> dict[str, Any]:
+        with log.open("a") as file:
+            file.write(f"{name} {Path(path).name}\n")
+        return real(recipe, path, **rest)
+
+    torch.set_num_threads(1)
+    setattr(cells, "train", told)  # noqa: B010
+    setattr(cells, "WAIT", 0.2)  # noqa: B010
+    work_on(plan(folder, *SHARED_PLAN, seeds=2, overrides=("train.epochs=6",)))
+
+
+def hold(run: Path, held: Path) -> None:
+    with RunFolder(run).lock():
+        held.touch()
+        time.sleep(600)
+
+
+@contextmanager
+def process(function: Callable[..., None], *arguments: Any) -> Iterator[Any]:
+    """A process of its own, which does not outlive the test."""
+    started = forked.context().Process(target=function, args=arguments)
+    started.start()
+    try:
+        yield started
+    finally:
+        started.kill()
+        started.join()
 
 
 def test_two_commands_share_the_work_and_one_that_is_killed_is_replaced(tmp_path: Path) -> None:
     """Two processes on one folder, one really killed: every run is made, and none by both but the one left behind."""
     folder, log = tmp_path / "c", tmp_path / "log"
-    one, two = worker(folder, log, "one"), worker(folder, log, "two")
-    deadline = time.monotonic() + 120
-    while not (log.exists() and {"one", "two"} <= {line.split()[0] for line in log.read_text().splitlines()}):
-        assert time.monotonic() < deadline and one.poll() is None and two.poll() is None
-        time.sleep(0.05)
-    taken = [line.split()[1] for line in log.read_text().splitlines() if line.startswith("one")][-1]
-    one.kill()
-    one.wait()
-    was_complete = RunFolder(folder / taken).summary() is not None
-    assert two.wait(timeout=240) == 0
+    with process(work_and_tell, folder, log, "one") as one, process(work_and_tell, folder, log, "two") as two:
+        deadline = time.monotonic() + 120
+        while not (log.exists() and {"one", "two"} <= {line.split()[0] for line in log.read_text().splitlines()}):
+            assert time.monotonic() < deadline and one.is_alive() and two.is_alive()
+            time.sleep(0.05)
+        taken = [line.split()[1] for line in log.read_text().splitlines() if line.startswith("one")][-1]
+        one.kill()
+        one.join()
+        was_complete = RunFolder(folder / taken).summary() is not None
+        two.join(240)
+        assert two.exitcode == 0
     begun = [line.split() for line in log.read_text().splitlines()]
-    for cell in plan(folder, "plain", "masksub", "direct-mask", seeds=2, overrides=("train.epochs=6",)):
+    for cell in plan(folder, *SHARED_PLAN, seeds=2, overrides=("train.epochs=6",)):
         times = sum(name == cell.folder.name for _, name in begun)
         assert cell.state == "complete"
         assert times == (2 if cell.folder.name == taken and not was_complete else 1)
@@ -172,21 +190,11 @@ def test_two_commands_share_the_work_and_one_that_is_killed_is_replaced(tmp_path
 
 
 def test_a_run_is_trained_by_one_process_at_a_time(tmp_path: Path) -> None:
-    code = (
-        "import sys, time; from masksub.app.runs import RunFolder\n"
-        "with RunFolder(sys.argv[1]).lock(): print('held', flush=True); time.sleep(60)"
-    )
-    holder = subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "run")], stdout=subprocess.PIPE)
-    try:
-        assert holder.stdout is not None and holder.stdout.readline() == b"held\n"
+    with process(hold, tmp_path / "run", tmp_path / "held"):
+        wait_for(tmp_path / "held")
         with pytest.raises(RunBusy, match="another process"):
             train(small(), tmp_path / "run", reporter=quiet())
         assert run_cell(small(), tmp_path / "run", reporter=quiet()) == "busy"
-    finally:
-        holder.kill()
-        holder.wait()
-        if holder.stdout is not None:
-            holder.stdout.close()
     assert run_cell(small(), tmp_path / "run", reporter=quiet()) == "complete", "the lock outlived its holder"
 
 
@@ -214,8 +222,13 @@ def test_wrong_input_is_told_before_anything_is_written(tmp_path: Path) -> None:
             comparison(tmp_path / "c", **options)
     assert not (tmp_path / "c").exists()
     comparison(tmp_path / "c", arms="plain")
-    with pytest.raises(InputError, match=r"optim.lr: 0.003 -> 0.1"):
+    with pytest.raises(
+        InputError, match=r"optim.lr: 0.003 -> 0.1\nGive .* with --out FOLDER, or take the changes back"
+    ):
         comparison(tmp_path / "c", "optim.lr=0.1")
+    with pytest.raises(InputError, match=r"train.eval_batch_size.*\n.*with --out FOLDER") as told:
+        comparison(tmp_path / "c", "train.eval_batch_size=7")
+    assert "--approximate" not in str(told.value), "this command has no such option"
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="is a file"):
         comparison(tmp_path / "file")
@@ -307,6 +320,30 @@ def killed_until(marker: str) -> str:
         Path(marker).touch()
         os.kill(os.getpid(), signal.SIGKILL)
     return "done"
+
+
+def threads() -> int:
+    return torch.get_num_threads()
+
+
+@pytest.mark.parametrize(("wanted", "expected"), [("3", 3), ("5,1", 5), ("0", 1), ("many", 1), (None, 1)])
+def test_threads_are_those_that_the_user_set(
+    wanted: str | None, expected: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a machine that is shared is taken whole, and a plan measures with other threads than the runs have."""
+    monkeypatch.delenv("OMP_NUM_THREADS") if wanted is None else monkeypatch.setenv("OMP_NUM_THREADS", wanted)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0, 1})
+    assert threads_for(2) == expected
+
+
+def test_workers_and_plans_take_the_threads_that_the_user_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    wanted = available_cores() + 1
+    monkeypatch.setenv("OMP_NUM_THREADS", str(wanted))
+    assert run_in_processes(threads, [()], jobs=1, reporter=quiet(), poll=lambda: (0, 1, "")) == [wanted]
+    seen: list[int] = []
+    monkeypatch.setattr(estimate, "_estimate", lambda name, runs: seen.append(torch.get_num_threads()))
+    estimate.estimate_cells(plan(tmp_path / "c", "plain"), jobs=1)
+    assert seen == [wanted]
 
 
 def killed(marker: str) -> None:

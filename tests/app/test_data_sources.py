@@ -117,6 +117,9 @@ def test_a_share_and_a_folder_to_validate_on_exclude_each_other() -> None:
     for wrong in (["data.val=b", "data.val_share=0.2"], ["data.name=digits", "data.val_share=0.2"], []):
         with pytest.raises(InputError, match=r"data\.val"):
             load_recipe("cifar10/vit_tiny", ["data.train=a", "data.val=null", *wrong])
+    # These recipes hold out; who adds a folder to validate on has not written data.val_share and must be told of it.
+    with pytest.raises(InputError, match=r"data\.val_share=null to use data\.val"):
+        load_recipe("own/vit_small_finetune", ["data.train=a", "data.val=b"])
 
 
 def test_more_images_than_there_are() -> None:

@@ -60,7 +60,6 @@ def workers_left() -> list[psutil.Process]:
     return [each for each in children if "resource_tracker" not in " ".join(each.cmdline())]
 
 
-@pytest.mark.filterwarnings("ignore:This DataLoader will create")  # 4 workers on a machine with fewer cores
 @pytest.mark.parametrize("kind", ["folder", "shards", "hfds"])
 def test_the_samples_are_the_same_for_any_number_of_workers(tmp_path: Path, kind: str) -> None:
     """Bit for bit, with all that is random, in two epochs (workers live on) and from the middle of one."""
@@ -72,6 +71,18 @@ def test_the_samples_are_the_same_for_any_number_of_workers(tmp_path: Path, kind
         batches = train_batches(data, workers)
         assert all(same(list(batches.epoch(epoch)), expected[epoch]) for epoch in (0, 1)), workers
         assert same(list(batches.epoch(1, start=3)), expected[1][3:]), workers
+        batches.close()
+
+
+def test_no_more_workers_than_cores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else a user of a small machine reads a warning of torch's, in each run of a comparison."""
+    data = settings("shards", tmp_path / "set")
+    before = {each.pid for each in workers_left()}
+    for cores, expected in ((1, 1), (2, 2)):
+        monkeypatch.setattr(os, "sched_getaffinity", lambda process, cores=cores: set(range(cores)))
+        batches = train_batches(data, 2)
+        list(batches.epoch(0))  # torch's warning would be an error here
+        assert len({each.pid for each in workers_left()} - before) == expected
         batches.close()
 
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from masksub.app import checkpoint
 from masksub.app.devices import create_accelerator
 from masksub.app.errors import DivergedError
-from masksub.app.guard import Guard, not_finite
+from masksub.app.guard import Guard, mends, not_finite
 from masksub.app.interrupt import StopRequest
 from masksub.app.progress import Reporter
 from masksub.app.recipe import load_recipe
@@ -168,3 +168,10 @@ def test_the_scale_goes_on_after_resuming(tmp_path: Path) -> None:
     ends = [checkpoint.latest(tmp_path / each / "checkpoints", pytest.fail) for each in ("whole", "broken")]
     states = [end.training_state() for end in ends if end is not None]
     assert states[0]["scaler"] == states[1]["scaler"]
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+def test_another_precision_is_advised_against_fp16_alone(precision: str) -> None:
+    """Else a user of fp32 tries what can't help, and trains in fewer digits."""
+    told = mends(precision)
+    assert ("bf16" in told) == (precision == "fp16") and "optim.lr" in told and "or " in told

@@ -58,6 +58,7 @@ def test_what_decides_the_training_may_not_change_whatever_is_said(tmp_path: Pat
     with pytest.raises(InputError, match=r"optim.lr: 0.\d+ -> 0.5") as told:
         continuation(recipe("optim.lr=0.5", "train.precision=bf16"), run, processes=1, approximate=True)
     assert "train.precision: 'fp32' -> 'bf16'" in str(told.value)
+    assert "in another folder (--out FOLDER, without --resume), or take the changes back" in str(told.value)
 
 
 def test_what_changes_numbers_alone_may_change_where_that_is_accepted(tmp_path: Path) -> None:

@@ -10,6 +10,8 @@ import pytest
 from masksub.app.errors import InputError
 from masksub.app.evidence.gather import gather
 from masksub.app.evidence.model import Arm, Evidence, Problem
+from masksub.app.report.language import Language
+from masksub.app.report.record_tables import run_tables
 
 from .made_up_runs import recipe, write_arm, write_run
 
@@ -144,3 +146,19 @@ def test_a_seed_that_is_there_twice_counts_once(tmp_path: Path) -> None:
     assert [run.path for run in arm(found, "plain").runs] == [str(tmp_path / "b" / "plain-s0")]
     doubles = [each for each in found.problems if "other" in each.values]
     assert [Path(each.path).parent.name for each in doubles] == ["a", "c"] and "a double of" in doubles[0].message
+
+
+@pytest.mark.parametrize("top1", [[94.0, 94.5, 94.2], [94.0, 94.8, 94.2]])
+def test_what_two_folders_have_in_common_is_told_in_one_line(tmp_path: Path, top1: list[float]) -> None:
+    """A sweep tries the setting of the comparison, too: else the report of both has a warning for each seed."""
+    write_arm(tmp_path / "x-compare", "plain", PLAIN)
+    write_arm(tmp_path / "x-compare", "masksub", [94.0, 94.5, 94.2])
+    write_arm(tmp_path / "x-sweep", "masksub", top1)
+    [told] = gather([tmp_path / "x-compare", tmp_path / "x-sweep"]).problems
+    assert (told.kind, told.path) == ("double", str(tmp_path / "x-sweep"))
+    assert told.message.startswith(f"3 runs are also in {tmp_path / 'x-compare'} (the same recipe and seed) and count")
+    assert ("1 of them ended at another top-1 here, by up to 0.30 points" in told.message) == (94.8 in top1)
+    for code, words in (("en", "3 runs are also in"), ("ja", "3 件の実行は")):
+        tables = run_tables(gather([tmp_path / "x-compare", tmp_path / "x-sweep"]), Language(code))
+        [row] = tables[-1].rows
+        assert words in row[2] and ("0.30" in row[2]) == (94.8 in top1)

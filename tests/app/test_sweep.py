@@ -30,6 +30,7 @@ from masksub.app.sweep.run import plan_sweep, run_sweep
 from masksub.app.sweep.storage import hide_password, is_here_and_dead, place_of, storage_url, this_worker
 from masksub.app.sweep.study import Claim, SharedStudy
 from masksub.app.sweep.worker import work
+from tests.app import sweep_made_up
 from tests.app.sweep_made_up import logged, made_up_run, made_up_top1
 from tests.app.test_train import SMALL
 
@@ -108,6 +109,27 @@ def test_a_seed_that_diverged_is_shown_and_not_tried_again(tmp_path: Path) -> No
     assert len(logged(tmp_path, "begun")) == 6
     counted = [len([run for run in point["runs"] if run["status"] == "failed"]) for point in result["sweep"]["points"]]
     assert sorted(counted) == [0, 3]
+
+
+@pytest.mark.usefixtures("in_this_process")
+@pytest.mark.parametrize("more", [{}, {"sampler": "random", "trials": 2}])
+def test_what_diverged_is_tried_again_if_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, more: dict[str, Any]
+) -> None:
+    """After an update that mends it: else only a new study, in a new folder, would train it."""
+    asked: dict[str, Any] = {"space": ["optim.lr=1e-3,1.0"], "seeds": 2, **more}
+    states = lambda result: sorted(trial["state"] for trial in result["study"]["trials"])  # noqa: E731
+    assert states(swept(tmp_path, **asked)[0]) == ["complete", "fail"]
+    assert states(swept(tmp_path, **asked, retry_failed=True)[0]) == ["complete", "fail"], "it still diverges"
+    begun = logged(tmp_path, "begun")
+    assert [begun.count(f"lr-{lr}-s{seed}") for lr in ("0.001", "1.0") for seed in (0, 1)] == [1, 1, 2, 2]
+    assert states(swept(tmp_path, **asked)[0]) == ["complete", "fail"] and logged(tmp_path, "begun") == begun
+    monkeypatch.setattr(sweep_made_up, "DIVERGES", 10.0)  # mended
+    result, text = swept(tmp_path, **asked, retry_failed=True)
+    assert states(result) == ["complete", "complete"] and "diverged" not in text
+    assert len(logged(tmp_path, "begun")) == len(begun) + 2, "what was complete is not trained again"
+    assert states(swept(tmp_path, **asked, retry_failed=True)[0]) == ["complete", "complete"]
+    assert len(logged(tmp_path, "begun")) == len(begun) + 2
 
 
 @pytest.mark.usefixtures("in_this_process")
@@ -298,7 +320,7 @@ def test_a_dead_worker_of_this_machine_is_known_at_once() -> None:
     assert is_here_and_dead({**me, "pid": 2**22 + 1})
 
 
-def test_with_real_training_and_processes(tmp_path: Path) -> None:
+def test_with_real_training_and_processes(tmp_path: Path, spawned: None) -> None:
     """Two settings, in a process of their own that nothing here can reach."""
     small = load_recipe("digits/vit_micro", [*SMALL, "train.epochs=1"])
     result, text = swept(tmp_path, base=small, space=["sub.ratio=0.25,0.75"], seeds=1)

@@ -19,7 +19,6 @@ from masksub.cli.completion import (
     complete_recipe_or_run,
     complete_run,
     complete_runs,
-    packaged_files,
     several_of,
 )
 
@@ -129,11 +128,9 @@ def test_words_and_recipes_are_those_of_the_app() -> None:
     from masksub.app.experiment.arms import ARMS
     from masksub.app.inspect import VARIANTS
     from masksub.app.plan.hardware import DEVICES
-    from masksub.app.recipe import packaged_recipes
     from masksub.app.report import FORMATS, LANGUAGES
     from masksub.app.sweep.run import PRUNERS, SAMPLERS
 
-    assert packaged_files() == packaged_recipes() and "digits/vit_micro" in packaged_files()
     group = typer.main.get_command(app)
     words = {
         ("inspect", "--variant"): VARIANTS,

@@ -54,6 +54,12 @@ def test_the_check_sees_what_is_loaded() -> None:
     assert "pydantic" in libraries and "method" in json.loads(said)["properties"]
 
 
+@pytest.mark.parametrize("arguments", [["eval", "nowhere"], ["predict", "nowhere", "no.png"]])
+def test_a_run_that_is_not_there_is_told_at_once(arguments: list[str]) -> None:
+    """Else a user waits for torch to be told of a typing error."""
+    assert loaded(*arguments) == ([], "")
+
+
 @pytest.mark.parametrize(
     ("words", "offered"),
     [

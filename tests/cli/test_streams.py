@@ -17,6 +17,7 @@ import pytest
 from masksub.app.errors import InputError
 
 from .made_up import environment, run, run_here, stand_in
+from .test_completion import make_run
 from .test_help import stand_in_for_report
 
 REPORTERS: list[dict[str, Any]] = []
@@ -27,6 +28,14 @@ def quiet_reporter(monkeypatch: pytest.MonkeyPatch) -> None:
     """Notes how a command sets up what tells its progress."""
     REPORTERS.clear()
     stand_in(monkeypatch, "masksub.app.progress", Reporter=lambda **how: REPORTERS.append(how) or reporter)
+
+
+@pytest.fixture(autouse=True)
+def beside_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The folder of the test holds what passes for two run folders."""
+    for name in ("x", "y"):
+        make_run(tmp_path / name)
+    monkeypatch.chdir(tmp_path)
 
 
 reporter = types.SimpleNamespace(silent=False, line=print, warn=print)
@@ -95,7 +104,6 @@ def test_an_error_is_one_line_on_standard_error(
     more: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Else a user reads a traceback for a typing error, or a program takes an error for a result."""
-    stand_in(monkeypatch, "masksub.app.predict", evaluate_run=refuse)
     assert run_here(monkeypatch, "eval", "nowhere", *more) == 2
     said = capsys.readouterr()
     assert said.out == "" and said.err == "error: nowhere: there is no such run folder\n"
@@ -141,6 +149,89 @@ def test_a_typing_error_is_told_with_the_nearest_name(
     assert run_here(monkeypatch, *arguments) == 2
     said = capsys.readouterr()
     assert told in said.err and "Traceback" not in said.err and said.out == ""
+
+
+def test_all_that_is_missing_is_told_at_once(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Else a user mends the name of the image, and is then told that there is no such run."""
+    assert run_here(monkeypatch, "predict", "nowhere", "no.png") == 2
+    said = capsys.readouterr().err
+    assert said == "error: nowhere: there is no such run folder\nthere is no such image: no.png\n"
+
+
+FIGURES = {"loss": 0.5, "calibration_error": 2.0, "images": 60}
+
+
+@pytest.mark.parametrize(("images", "mean"), [(60, True), (50, False)])
+def test_several_runs_are_evaluated_with_mean_and_deviation(
+    images: int, mean: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Else the seeds of an arm are summed up by hand; where they saw other images there is nothing to sum up."""
+    results = {"x": {"top1": 90.0, **FIGURES}, "y": {"top1": 92.0, **FIGURES, "images": images}}
+    stand_in(monkeypatch, "masksub.app.predict", evaluate_run=lambda run, **how: results[run.name])
+    assert run_here(monkeypatch, "eval", "x", "y") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "x: top-1 90.00 %, loss 0.5000, calibration error 2.00 % on 60 images"
+    # Standard deviation of a sample: |90 - 92| / sqrt(2) = 1.41.
+    assert (
+        lines[2:]
+        == ["mean of 2 runs: top-1 91.00 +- 1.41 %, loss 0.5000 +- 0.0000, calibration error 2.00 +- 0.00 %"] * mean
+    )
+    assert run_here(monkeypatch, "eval", "x", "y", "--json") == 0
+    assert json.loads(capsys.readouterr().out) == [{"run": name, **result} for name, result in results.items()]
+    assert run_here(monkeypatch, "eval", "x", "--json") == 0
+    assert json.loads(capsys.readouterr().out) == results["x"], "one run as ever"
+    assert run_here(monkeypatch, "eval", "x", "y", "--weights", "w.pth") == 2
+    assert "--weights w.pth: belongs to one run" in capsys.readouterr().err
+
+
+def trial(*states: str) -> dict[str, Any]:
+    return {"runs": [{"status": state} for state in states]}
+
+
+@pytest.mark.parametrize(
+    ("trials", "code"),
+    [([trial("failed"), trial("failed", "failed")], 1), ([{}], 1), ([trial("failed"), trial("failed", "complete")], 0)],
+)
+def test_a_sweep_in_which_all_failed_ends_with_code_1(
+    trials: list[dict[str, Any]], code: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Else a script takes a sweep of nothing for a result. What came out is told all the same."""
+    stand_in(monkeypatch, "masksub.app.recipe", load_recipe=lambda *which: None)
+    stand_in(monkeypatch, "masksub.app.sweep.space", space_items=lambda **how: [])
+    result = {"study": {"trials": trials}}
+    stand_in(monkeypatch, "masksub.app.sweep.run", run_sweep=lambda *what, **how: (result, "all that was tried"))
+    assert run_here(monkeypatch, "sweep", "r", "--json") == code
+    said = capsys.readouterr()
+    assert json.loads(said.out) == result
+    assert (f"not one of the {len(trials)} settings was completed" in said.err) == bool(code)
+
+
+@pytest.mark.parametrize("tried", [{"0": 90.0}, {}])
+def test_a_staged_sweep_whose_plain_training_failed_ends_with_code_1(
+    tried: dict[str, float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stand_in(monkeypatch, "masksub.app.recipe", load_recipe=lambda *which: None)
+    staged: Any = lambda *what, **how: ({"steps": [{"top1": tried}]}, "")  # noqa: E731
+    stand_in(monkeypatch, "masksub.app.sweep.staged", run_staged=staged, RATIOS=())
+    assert run_here(monkeypatch, "sweep", "r", "--staged") == (0 if tried else 1)
+
+
+@pytest.mark.parametrize("command", ["compare", "sweep"])
+@pytest.mark.parametrize("more", [[], ["--json"]])
+def test_a_plan_ends_with_code_0(
+    command: str, more: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its "runs" are a number. Else all who ask first what a study will take are told of an error after the plan."""
+    plan = {"jobs": 1, "arms": [{"name": "plain", "runs": 3, "left": 3}]}
+    stand_in(monkeypatch, "masksub.app.recipe", load_recipe=lambda *which: None)
+    stand_in(monkeypatch, "masksub.app.experiment.compare", run_comparison=lambda *what, **how: (plan, "the plan"))
+    stand_in(monkeypatch, "masksub.app.sweep.space", space_items=lambda **how: [])
+    stand_in(monkeypatch, "masksub.app.sweep.run", run_sweep=lambda *what, **how: (plan, "the plan"))
+    assert run_here(monkeypatch, command, "r", "--dry-run", *more) == 0
+    said = capsys.readouterr()
+    assert said.err == "" and (json.loads(said.out) == plan if more else said.out == "the plan\n")
 
 
 def test_no_command_shows_the_help() -> None:

@@ -144,14 +144,17 @@ def test_bf16(tmp_path: Path) -> None:
 
 
 def test_gradient_checkpointing(tmp_path: Path) -> None:
-    """Blocks that run again during backward are masked as they were."""
-    model, data = hf_vit(), batches(3)
+    """Blocks that run again during backward drop what they dropped: the branch is still in force."""
     fields = {field.name for field in dataclasses.fields(hf.TrainingArguments)}
     name = "activation_checkpointing" if "activation_checkpointing" in fields else "gradient_checkpointing"
-    args = arguments(tmp_path, **{name: True, f"{name}_kwargs": {"use_reentrant": False}})
-    Ours(model=model, args=args, train_dataset=rows(data)).train()
-    assert recomputes(model)
-    same_weights(model, trained(data, updates=3, model=hf_vit()))
+    models = []
+    for on in (False, True):
+        models.append(hf_vit())
+        args = arguments(tmp_path, **({name: True, f"{name}_kwargs": {"use_reentrant": False}} if on else {}))
+        sub = masksub.MaskSub(0.5) + masksub.PathSub(0.5)
+        Ours(model=models[-1], args=args, train_dataset=rows(batches(3)), sub=sub).train()
+        assert recomputes(models[-1]) == on
+    same_weights(*models)
 
 
 class Graphs(hf.TrainerCallback):

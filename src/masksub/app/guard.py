@@ -12,7 +12,7 @@ from .errors import DivergedError
 from .settings import Train
 from .state import Standing
 
-__all__ = ["Guard", "not_finite"]
+__all__ = ["Guard", "mends", "not_finite"]
 
 
 class Guard:
@@ -83,6 +83,12 @@ class Guard:
         self._warn(
             f"update {self._standing.update + 1} is left out: {what} is not finite ({skipped} of at most {limit})"
         )
+
+
+def mends(precision: str) -> str:
+    """What may help a training that diverges. Another precision helps against the small range of fp16 alone."""
+    tried = ["a lower optim.lr", "optim.clip_norm"] + ["train.precision=bf16"] * (precision == "fp16")
+    return f"{', '.join(tried[:-1])}, or {tried[-1]}"
 
 
 def not_finite(losses: list[dict[str, float]], names: dict[str, str]) -> str | None:

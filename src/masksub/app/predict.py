@@ -15,6 +15,7 @@ from .errors import InputError
 from .evaluate import evaluate
 from .models import create_model
 from .progress import Reporter
+from .run_check import check_runs
 from .runs import RunFolder
 from .settings import Recipe
 
@@ -59,9 +60,7 @@ def predict_images(path: Path, images: list[Path], *, top: int = 3) -> list[dict
     Raises:
         InputError: as ``evaluate_run``, or an image that can't be read, named.
     """
-    missing = [str(image) for image in images if not image.is_file()]
-    if missing:
-        raise InputError(f"there is no such image: {', '.join(missing)}")
+    check_runs(path, files=tuple(images))
     model, recipe, classes = _load(path, None)
     data = recipe.data
     pixels = [

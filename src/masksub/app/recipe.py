@@ -18,22 +18,17 @@ from pydantic import ValidationError
 
 from masksub.app import recipe_yaml
 from masksub.app.errors import InputError
+from masksub.app.packaged import FOLDER, packaged_recipes
 from masksub.app.recipe_hints import accepted, advice, nearest, schema, schema_at, value_at
 from masksub.app.recipe_yaml import Keys, RecipeText, dotted, shown
 from masksub.app.settings import Recipe
 
 __all__ = ["dump_recipe", "load_recipe", "packaged_recipes", "recipe_schema"]
 
-_FOLDER = Path(__file__).resolve().parents[1] / "recipes"
 _REQUIRED: dict[str, dict[str, Any]] = {
     "model": {"name": "any"},
     "train": {"epochs": 1},
 }  # stand-ins while the rest is checked
-
-
-def packaged_recipes() -> dict[str, Path]:
-    """The recipes of this package: "digits/vit_micro" and so on, with the file of each."""
-    return {path.relative_to(_FOLDER).with_suffix("").as_posix(): path for path in sorted(_FOLDER.rglob("*.yaml"))}
 
 
 def load_recipe(source: str | Path, overrides: Sequence[str] = ()) -> Recipe:
@@ -82,7 +77,7 @@ def _packaged(source: str | Path) -> Path:
     near = difflib.get_close_matches(name, recipes, 3, 0.5) or list(recipes)
     looked = f"{Path(source).absolute()} is {'a folder' if Path(source).is_dir() else 'no file'}"
     raise InputError(
-        f"no recipe {str(source)!r}: {looked}, and the packaged recipes in {_FOLDER} have none of that name; "
+        f"no recipe {str(source)!r}: {looked}, and the packaged recipes in {FOLDER} have none of that name; "
         f"nearest: {', '.join(near)}"
     )
 

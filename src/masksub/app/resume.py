@@ -52,17 +52,17 @@ def as_recorded(recipe: Recipe, run: RunFolder) -> Recipe:
     Raises:
         InputError: it differs from the recorded one in more than a resumed run may change.
     """
-    return continuation(recipe, run, processes=None, approximate=False).recipe
+    return continuation(recipe, run, processes=None, approximate=None).recipe
 
 
-def continuation(recipe: Recipe, run: RunFolder, *, processes: int | None, approximate: bool) -> Continuation:
+def continuation(recipe: Recipe, run: RunFolder, *, processes: int | None, approximate: bool | None) -> Continuation:
     """What a run goes on with.
 
     Args:
         recipe: as it is asked for now.
         run: a run that was begun.
         processes: that train now; None: as many as before.
-        approximate: the user accepts a continuation that is not exact.
+        approximate: the user accepts a continuation that is not exact; None: the command has no such choice.
 
     Raises:
         InputError: a difference that is not allowed, each with the recorded value and the new one, or a number of
@@ -80,10 +80,17 @@ def continuation(recipe: Recipe, run: RunFolder, *, processes: int | None, appro
     inexact = [each for each in differing if each[0] in APPROXIMATE]
     if refused or (inexact and not approximate):
         told = "\n  ".join(told_difference(each) for each in refused + inexact)
-        hint = "" if refused else "\nWith --approximate it goes on, but not bit for bit as the unbroken run would."
+        if approximate is None:
+            hint = "Give the changed recipe a folder of its own with --out FOLDER, or take the changes back."
+        elif refused:
+            hint = (
+                "Train the changed recipe in another folder (--out FOLDER, without --resume), or take the changes back."
+            )
+        else:
+            hint = "With --approximate it goes on, but not bit for bit as the unbroken run would."
         raise InputError(
             f"{run.path} was started with another recipe and can't be resumed with this one. "
-            f"Differing (run -> now):\n  {told}{hint}"
+            f"Differing (run -> now):\n  {told}\n{hint}"
         )
     if processes != processes_before and not approximate:
         raise InputError(

@@ -18,6 +18,7 @@ import filelock
 from .environment import command_line, environment
 from .errors import InputError, RunBusy
 from .recipe import dump_recipe, load_recipe
+from .run_check import check_runs
 from .settings import Recipe
 
 __all__ = [
@@ -67,11 +68,7 @@ class RunFolder:
             InputError: no such folder, or not a run folder.
         """
         run = cls(path)
-        if not run.path.is_dir():
-            raise InputError(f"{run.path}: there is no such run folder")
-        for name in ("recipe.yaml", "classes.json"):
-            if not (run.path / name).is_file():
-                raise InputError(f"{run.path} is not a run folder: it has no {name}")
+        check_runs(run.path)
         return run
 
     @property

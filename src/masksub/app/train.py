@@ -25,7 +25,7 @@ from .energy import EnergyMeter
 from .environment import command_line
 from .errors import DivergedError, InputError, StoppedError
 from .evaluate import evaluate
-from .guard import Guard
+from .guard import Guard, mends
 from .interrupt import InterruptedRun, StopRequest
 from .keeper import Keeper
 from .memory import restart_peak
@@ -216,7 +216,7 @@ class Trainer:
         place = f"update {self.standing.update + 1} of {self.setup.updates}"
         return (
             f"{what} at {place} (learning rate {lr:.3g}); stopped before the optimizer step, {kept}. "
-            f"Try a lower optim.lr, optim.clip_norm, or train.precision=bf16; train.on_nan=skip leaves such updates out"
+            f"Try {mends(self.recipe.train.precision)}; train.on_nan=skip leaves such updates out"
         )
 
     def _how_to_go_on(self) -> str:
@@ -257,7 +257,7 @@ class Trainer:
         if not math.isfinite(result["loss"]):
             raise DivergedError(
                 f"the loss of the evaluation after update {update} of {self.setup.updates} is not finite; stopped. "
-                f"Try a lower optim.lr, optim.clip_norm, or train.precision=bf16",
+                f"Try {mends(self.recipe.train.precision)}",
                 update,
             )
         record = {"kind": "eval", **self._place(), **result}

@@ -1,6 +1,6 @@
 """What TAB offers: recipes, run folders, and the words that an option accepts.
 
-It runs at each TAB, so it reads names of files only and imports nothing. Where it has nothing to offer, the shell
+It runs at each TAB, so it reads names of files only and imports nothing heavy. Where it has nothing to offer, the shell
 offers files, as ever.
 """
 
@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from pathlib import Path
+
+from masksub.app.packaged import packaged_recipes
 
 __all__ = [
     "complete_recipe",
@@ -16,26 +17,19 @@ __all__ = [
     "complete_run",
     "complete_runs",
     "one_of",
-    "packaged_files",
     "several_of",
 ]
 
-_RECIPES = Path(__file__).resolve().parents[1] / "recipes"
 DEPTH = 3
 """Folders from the one that is typed down to a run, as of ``masksub report``."""
 LOOKED_AT = 3000
 """Entries of folders that one TAB looks at: a folder of a million images must not hold it up."""
 
 
-def packaged_files() -> dict[str, Path]:
-    """Name and file of each packaged recipe, as ``masksub.app.recipe.packaged_recipes``, but without its imports."""
-    return {path.relative_to(_RECIPES).with_suffix("").as_posix(): path for path in sorted(_RECIPES.rglob("*.yaml"))}
-
-
 def complete_recipe(incomplete: str) -> list[str]:
     """Packaged recipes, and YAML files of the folder that is typed."""
     files = [name for name, _ in _entries(incomplete) if name.endswith((".yaml", ".yml"))]
-    return [name for name in [*files, *packaged_files()] if name.startswith(incomplete)]
+    return [name for name in [*files, *packaged_recipes()] if name.startswith(incomplete)]
 
 
 def complete_recipe_or_run(incomplete: str) -> list[str]:

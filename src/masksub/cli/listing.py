@@ -7,7 +7,8 @@ import shutil
 import sys
 from pathlib import Path
 
-from .completion import packaged_files
+from masksub.app.packaged import packaged_recipes
+
 from .options import JsonOption, QuietOption, app, print_result
 
 __all__: list[str] = []
@@ -22,7 +23,7 @@ def recipes(quiet: QuietOption = False, as_json: JsonOption = False) -> None:
 
     Example: masksub recipes
     """
-    found = [{"name": name, "path": str(path), "about": _about(path)} for name, path in packaged_files().items()]
+    found = [{"name": name, "path": str(path), "about": _about(path)} for name, path in packaged_recipes().items()]
     wide = max(len(each["name"]) for each in found)
     lines = [each["name"] if quiet else f"{each['name']:{wide}}  {each['about']}" for each in found]
     if sys.stdout.isatty():

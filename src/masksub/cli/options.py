@@ -20,19 +20,23 @@ from typer.core import TyperGroup
 from .completion import complete_recipe, complete_recipe_or_run, complete_run, one_of
 
 __all__ = [
+    "DryRunOption",
     "JobsOption",
     "JsonOption",
     "OverridesArgument",
     "QuietOption",
     "RecipeArgument",
     "RecipeOrRunArgument",
+    "RetryOption",
     "RunArgument",
+    "RunsArgument",
     "StatisticsOption",
     "VersionsOption",
     "app",
     "numbers",
     "print_result",
     "renamed",
+    "stop_if_none_complete",
 ]
 
 
@@ -118,6 +122,7 @@ RecipeOrRunArgument = Annotated[
     ),
 ]
 RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.", autocompletion=complete_run)]
+RunsArgument = Annotated[list[Path], typer.Argument(metavar="RUN", help="Run folders.", autocompletion=complete_run)]
 OverridesArgument = Annotated[
     list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Changes to the recipe.", show_default=False)
 ]
@@ -133,6 +138,8 @@ StatisticsOption = Annotated[
 VersionsOption = Annotated[
     bool, typer.Option("--mixed-versions", help="Use runs of other versions, too, not only name them.")
 ]
+DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Plan, FLOPs and time; writes nothing.")]
+RetryOption = Annotated[bool, typer.Option("--retry-failed", help="Train diverged runs again, as after an update.")]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but warnings and results.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON, and nothing else.")]
 
@@ -175,6 +182,22 @@ def _versions() -> dict[str, str]:
 def print_result(result: Any, as_json: bool, text: str) -> None:
     """Print a result for people, or as JSON for programs."""
     typer.echo(json.dumps(result, indent=2) if as_json else text)
+
+
+def stop_if_none_complete(complete: list[bool], what: str) -> None:
+    """After the result is told: a script must not take it for one.
+
+    Args:
+        complete: of each run, setting or step: whether anything of it is complete.
+        what: they are.
+
+    Raises:
+        StoppedError: there are some, and not one is complete.
+    """
+    from masksub.app.errors import StoppedError
+
+    if complete and not any(complete):
+        raise StoppedError(f"not one of the {len(complete)} {what} was completed: there is nothing to compare")
 
 
 def renamed(old: str, old_value: Any, new: str, new_value: Any) -> Any:

@@ -9,7 +9,17 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from .completion import one_of
-from .options import JsonOption, OverridesArgument, QuietOption, RecipeOrRunArgument, RunArgument, app, print_result
+from .evaluation import told, told_mean
+from .options import (
+    JsonOption,
+    OverridesArgument,
+    QuietOption,
+    RecipeOrRunArgument,
+    RunArgument,
+    RunsArgument,
+    app,
+    print_result,
+)
 
 if TYPE_CHECKING:
     from masksub.app.settings import Recipe
@@ -83,7 +93,7 @@ def train(
 
 @app.command("eval")
 def evaluate(
-    run: RunArgument,
+    runs: RunsArgument,
     data: Annotated[
         Path | None,
         typer.Option(metavar="PATH", help="Folder or archive of class folders; the run's own if not given."),
@@ -97,20 +107,25 @@ def evaluate(
 ) -> None:
     """Accuracy, loss and calibration error of a trained model.
 
-    Nothing is masked.
+    Nothing is masked. Of several runs, as the seeds of an arm, also mean +- standard deviation.
 
     Example: masksub eval runs/vit_micro-masksub-s0
     """
+    from masksub.app.errors import InputError
+    from masksub.app.run_check import check_runs
+
+    check_runs(*runs)
+    if weights is not None and len(runs) > 1:
+        raise InputError(f"--weights {weights}: belongs to one run, and {len(runs)} are given")
     from masksub.app.predict import evaluate_run
 
-    result = evaluate_run(run, data=data, weights=weights, batch_size=batch_size)
-    top5 = f", top-5 {result['top5']:.2f} %" if "top5" in result else ""
-    print_result(
-        result,
-        as_json,
-        f"top-1 {result['top1']:.2f} %{top5}, loss {result['loss']:.4f}, calibration error "
-        f"{result['calibration_error']:.2f} % on {result['images']} images",
-    )
+    results = [evaluate_run(run, data=data, weights=weights, batch_size=batch_size) for run in runs]
+    if len(runs) == 1:
+        print_result(results[0], as_json, told(results[0]))
+        return
+    lines = [f"{run}: {told(result)}" for run, result in zip(runs, results, strict=True)]
+    named = [{"run": str(run), **result} for run, result in zip(runs, results, strict=True)]
+    print_result(named, as_json, "\n".join([*lines, *told_mean(results)]))
 
 
 @app.command()
@@ -125,6 +140,9 @@ def predict(
 
     Example: masksub predict runs/vit_tiny-masksub-s0 cat.jpg dog.png
     """
+    from masksub.app.run_check import check_runs
+
+    check_runs(run, files=tuple(images))
     from masksub.app.predict import predict_images
 
     results = predict_images(run, images, top=top)

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from .completion import complete_runs, one_of, several_of
 from .options import (
+    DryRunOption,
     JobsOption,
     JsonOption,
     OverridesArgument,
     QuietOption,
     RecipeArgument,
+    RetryOption,
     RunArgument,
     StatisticsOption,
     VersionsOption,
@@ -22,6 +23,7 @@ from .options import (
     numbers,
     print_result,
     renamed,
+    stop_if_none_complete,
 )
 
 __all__: list[str] = []
@@ -49,10 +51,8 @@ def compare(
     ] = None,
     statistics: StatisticsOption = "t",
     mixed_versions: VersionsOption = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Plan, FLOPs and time; writes nothing.")] = False,
-    retry_failed: Annotated[
-        bool, typer.Option("--retry-failed", help="Train diverged runs again, as after an update.")
-    ] = False,
+    dry_run: DryRunOption = False,
+    retry_failed: RetryOption = False,
     quiet: QuietOption = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -82,7 +82,8 @@ def compare(
         reporter=reporter,
     )
     print_result(result, as_json, text)
-    _stop_if_all_failed(result.get("arms", ()))
+    if not dry_run:
+        stop_if_none_complete([run["status"] == "complete" for arm in result["arms"] for run in arm["runs"]], "runs")
 
 
 @app.command()
@@ -120,7 +121,8 @@ def sweep(
         Path | None, typer.Option("--out", "-o", metavar="FOLDER", help="Folder of the runs; runs/RECIPE-sweep.")
     ] = None,
     statistics: StatisticsOption = "t",
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Plan, FLOPs and time; writes nothing.")] = False,
+    dry_run: DryRunOption = False,
+    retry_failed: RetryOption = False,
     staged: Annotated[bool, typer.Option("--staged", help="Raise the ratio while accuracy holds.")] = False,
     tolerance: Annotated[float, typer.Option(min=0, metavar="X", help="With --staged: points that may be lost.")] = 0.5,
     quiet: QuietOption = False,
@@ -163,6 +165,7 @@ def sweep(
             tolerance=tolerance,
             jobs=jobs,
             statistics=statistics,
+            retry_failed=retry_failed,
             reporter=reporter,
         )
     else:
@@ -182,9 +185,15 @@ def sweep(
             jobs=jobs,
             statistics=statistics,
             dry_run=dry_run,
+            retry_failed=retry_failed,
             reporter=reporter,
         )
     print_result(result, as_json, text)
+    if staged:
+        stop_if_none_complete([bool(step["top1"]) for step in result["steps"]], "steps")
+    elif not dry_run:
+        runs = [[run["status"] for run in trial.get("runs", ())] for trial in result["study"]["trials"]]
+        stop_if_none_complete(["complete" in each for each in runs], "settings")
 
 
 @app.command()
@@ -285,16 +294,3 @@ def analyze(
     )
     written = write_analysis(result, folder)
     print_result(result, as_json, f"{text(result)}\n" + "\n".join(map(str, written)))
-
-
-def _stop_if_all_failed(arms: Sequence[dict[str, Any]]) -> None:
-    """After the result is told: a script must not take it for one.
-
-    Raises:
-        StoppedError: there are runs, and not one is complete.
-    """
-    from masksub.app.errors import StoppedError
-
-    runs = [run for arm in arms for run in arm["runs"]]
-    if runs and not any(run["status"] == "complete" for run in runs):
-        raise StoppedError(f"not one of the {len(runs)} runs was completed: there is nothing to compare")

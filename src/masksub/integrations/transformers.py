@@ -252,7 +252,7 @@ class MaskSubMixin(_Trainer):
         model.eval()
         for times in (1, 2):
             # The same random numbers for both, and for what comes after.
-            with torch.no_grad(), torch.random.fork_rng(devices), torch.compiler.set_stance("force_eager"):
+            with torch.no_grad(), torch.random.fork_rng(devices):
                 loss: Any = self.compute_loss(model, copy.copy(inputs), num_items_in_batch=times * count)
             losses.append(loss.detach().float().mean())
         model.train(was_training)

@@ -21,6 +21,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from masksub.app.cores import available_cores
 from masksub.app.data.augment import image_transform, seeded
 from masksub.app.data.decode import ImageError, evaluation_transform
 from masksub.app.data.skips import Skips
@@ -84,7 +85,7 @@ class _Plan:
 
 
 class Stream:
-    """Batches in a given order, decoded by ``data.workers`` processes (0: in this one).
+    """Batches in a given order, decoded by ``data.workers`` processes (0: in this one), no more than there are cores.
 
     Workers live on from one epoch to the next if ``keep``, else end with it. They end where an epoch is broken off.
     SIGINT and SIGTERM, which a terminal or a scheduler sends to all processes, don't end them: the process that trains
@@ -99,8 +100,10 @@ class Stream:
     """
 
     def __init__(self, images: Images, data: Data, skips: Skips, device: torch.device, *, keep: bool = False) -> None:
-        self._images, self._workers, self._skips, self._device = images, data.workers, skips, device
-        self._keep = keep and data.workers > 0
+        # More processes than cores gain nothing, and torch warns. The samples are the same for any number of them.
+        self._workers = min(data.workers, available_cores())
+        self._images, self._skips, self._device = images, skips, device
+        self._keep = keep and self._workers > 0
         self._idle: _Loader | None = None
 
     def batches(self, plan: Iterable[list[Place]]) -> Iterator[tuple[Tensor, Tensor]]:

@@ -16,6 +16,7 @@ from masksub.app.runs import differing_keys
 from masksub.app.settings import Recipe
 from masksub.core.methods import METHODS
 
+from .doubles import told_doubles
 from .model import Problem
 from .run_files import FoundRun
 
@@ -125,31 +126,25 @@ def group_runs(runs: Sequence[FoundRun]) -> tuple[list[Group], list[Problem]]:
     """Groups in the order of their first runs. Of a seed that is there twice one run counts.
 
     Returns:
-        The groups, and a problem for each double: complete ones count before failed and incomplete ones, and of these
-        the one that was started first.
+        The groups, and a problem for each double, or for all that two folders have in common: complete ones count
+        before failed and incomplete ones, and of these the one that was started first.
     """
     found: dict[str, dict[int, list[FoundRun]]] = {}
     for run in runs:
         identity = json.dumps(decisive_settings(run.recipe), sort_keys=True)
         found.setdefault(identity, {}).setdefault(run.recipe.seed, []).append(run)
-    groups, problems = [], []
+    groups: list[Group] = []
+    doubled: list[tuple[FoundRun, FoundRun]] = []
     for seeds in found.values():
         kept = []
-        for seed, doubles in sorted(seeds.items()):
+        for _, doubles in sorted(seeds.items()):
             first = min(
                 doubles, key=lambda run: (STATUS.index(run.status), run.environment.get("started") or "", run.path)
             )
             kept.append(first)
-            for run in doubles:
-                if run is not first:
-                    said = f"a double of {first.path}: the same recipe and seed {seed} ({run.status}); left out"
-                    values = {"other": first.path, "seed": seed, "status": run.status}
-                    if None not in (run.top1, first.top1) and run.top1 != first.top1:
-                        values |= {"top1": run.top1, "other_top1": first.top1}
-                        said += f", although it ended at {run.top1:.2f} % and the other at {first.top1:.2f} %"
-                    problems.append(Problem(run.path, "double", said, values))
+            doubled += [(run, first) for run in doubles if run is not first]
         groups.append(Group(kept[0].recipe, tuple(kept)))
-    return groups, problems
+    return groups, told_doubles(doubled)
 
 
 def check_comparable(groups: Sequence[Group], swept: frozenset[str] = frozenset()) -> None:

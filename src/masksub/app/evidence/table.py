@@ -137,9 +137,14 @@ def _stability(evidence: Evidence) -> str:
     for arm in evidence.arms:
         at = arm.stability
         row = [name_of(arm.key), _or(at.loss_variance, "{:.2g}"), _or(at.gradient_norm_mean, "{:.3g}")]
-        row += [_or(at.gradient_norm_max, "{:.3g}"), str(at.spikes), ", ".join(map(str, at.failed)) or "none"]
+        row += [_or(at.gradient_norm_max, "{:.3g}"), str(at.spikes), _named(at.failed)]
         rows.append(row)
     return aligned(head, rows)
+
+
+def _named(seeds: Sequence[int]) -> str:
+    """With the word: "0" alone reads as a count."""
+    return f"seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}" if seeds else "-"
 
 
 def _sentences(evidence: Evidence) -> list[str]:

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from masksub.app.cores import threads_for
 from masksub.app.data import open_source
 from masksub.app.interrupt import StopRequest
 from masksub.app.progress import Reporter
@@ -20,7 +21,6 @@ from masksub.app.settings import Recipe
 
 from .arms import ARMS, Costs
 from .cells import Cell
-from .workers import cores
 
 __all__ = ["Estimate", "as_dicts", "duration", "estimate_cells", "estimate_text", "measure", "sizes"]
 
@@ -65,7 +65,7 @@ def estimate_cells(cells: Sequence[Cell], *, jobs: int) -> list[Estimate]:
         arms.setdefault(cell.folder.name.rpartition("-s")[0], []).append(cell)
     arms = {name: arms[name] for name in sorted(arms, key=lambda name: [*ARMS, name].index(name))}
     threads = torch.get_num_threads()
-    torch.set_num_threads(max(1, cores() // max(1, jobs)))
+    torch.set_num_threads(threads_for(jobs))
     try:
         return [_estimate(name, runs) for name, runs in arms.items()]
     finally:

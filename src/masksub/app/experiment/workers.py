@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from masksub.app import energy
+from masksub.app.cores import available_cores, threads_for
 from masksub.app.interrupt import InterruptedRun, StopRequest
 from masksub.app.progress import Reporter
 
@@ -29,15 +30,10 @@ RESTARTS = 2
 """How often a killed worker is replaced: memory may have been short for a moment, or for good."""
 
 
-def cores() -> int:
-    """Processor cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def default_jobs(device: str) -> int:
     """One process a GPU; on a CPU one a core, up to four: each holds the data."""
     gpus = torch.cuda.device_count() if device in ("auto", "cuda") else 0
-    return gpus or min(4, cores())
+    return gpus or min(4, available_cores())
 
 
 def run_in_processes(
@@ -53,7 +49,8 @@ def run_in_processes(
     Args:
         function: importable by name; arguments and result can be pickled.
         arguments: one tuple a call; more than ``jobs`` of them wait for their turn.
-        jobs: processes at one time. Processor cores and GPUs are shared out among them.
+        jobs: processes at one time. GPUs are shared out among them, and processor cores, unless
+            OMP_NUM_THREADS says how many each takes.
         reporter: where progress is told.
         poll: how far the work is: done, total, note.
 
@@ -67,7 +64,7 @@ def run_in_processes(
     """
     context = multiprocessing.get_context("spawn")
     jobs = max(1, min(jobs, len(arguments)))
-    threads = max(1, cores() // jobs)
+    threads = threads_for(jobs)
     results: list[Any] = [None] * len(arguments)
     waiting, killed = list(enumerate(arguments))[::-1], [0] * len(arguments)
     running: dict[Any, tuple[int, int, Any]] = {}  # sentinel -> number of the call, its place, its pipe

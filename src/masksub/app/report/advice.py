@@ -28,12 +28,23 @@ def recommendation(evidence: Evidence, who: Arm | None) -> list[Statement]:
             said.append(Statement("recommended", "recommended.stay", "worse", values))
         elif "better" not in (epochs, compute):
             said.append(Statement("recommended", "recommended.nothing-yet", "none", values))
+    if (failed := _only_failed(evidence)) is not None:
+        return [*said, Statement("recommended", "recommended.only-failed", "worse", {"n": failed})]
     if evidence.sweep is not None:
         return said + _from_sweep(evidence, evidence.sweep, who)
     tried = {} if who is None else settings_of(evidence, who, *_keys(who))
     key = "recommended.unswept" if tried else "recommended.unswept-unknown"
     key = "recommended.unswept-other" if tried and who and who.method != "masksub" else key
     return [*said, Statement("recommended", key, "unknown", {"settings": tried} if tried else {})]
+
+
+def _only_failed(evidence: Evidence) -> int | None:
+    """How many runs diverged, where some did and none is complete; else None."""
+    status = {run.path: run.status for arm in evidence.arms for run in arm.runs}
+    if evidence.sweep is not None:  # some of its runs may also be an arm's
+        status |= {run.path: run.status for point in evidence.sweep.points for run in point.runs}
+    failed = sum(each == "failed" for each in status.values())
+    return failed if failed and "complete" not in status.values() else None
 
 
 def _keys(who: Arm) -> tuple[str, ...]:
@@ -94,9 +105,11 @@ def next_steps(evidence: Evidence, who: Arm | None) -> list[Statement]:
         said.append(("next.resume", {}))
     if who is None:
         said.append(("next.run-masksub", {}))
-    failed = [arm.key for arm in evidence.arms if arm.failed]
-    if failed:
-        said.append(("next.failed", {"arms": failed}))
+    if failed := [arm for arm in evidence.arms if arm.failed]:
+        half = any("fp16" in settings_of(evidence, arm, "train.precision").values() for arm in failed)
+        said.append(("next.failed-fp16" if half else "next.failed", {"arms": [arm.key for arm in failed]}))
+        if _only_failed(evidence) is not None:  # more runs, or a sweep, of what diverges would tell nothing
+            return [Statement("next", key, "note", values) for key, values in reversed(said)]
     if evidence.arm("plain") is None:
         said.append(("next.plain", {}))
     if evidence.arm("plain-equal") is None:

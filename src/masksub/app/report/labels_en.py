@@ -145,5 +145,6 @@ MESSAGES: dict[str, str] = {
     "problem.code.lacks-figures": "{message}", "problem.code.bad-lines": "{message}",
     "problem.code.incomplete": "{message}", "problem.code.pruned": "{message}", "problem.code.failed": "{message}",
     "problem.code.version": "{message}", "problem.code.version-used": "{message}", "problem.code.double": "{message}",
-    "problem.code.double-other": "{message}",
+    "problem.code.double-other": "{message}", "problem.code.doubles": "{message}",
+    "problem.code.doubles-other": "{message}",
 }  # fmt: skip

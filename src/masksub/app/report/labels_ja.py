@@ -154,4 +154,8 @@ MESSAGES: dict[str, str] = {
     "problem.code.double": "{other} と同じレシピとシード（{seed}）の重複。使わなかった。",
     "problem.code.double-other": "{other} と同じレシピとシード（{seed}）の重複。使わなかったが、top-1 は "
     "{top1:percent}で、使った方の {other_top1:percent}と異なる。",
+    "problem.code.doubles": "{n} 件の実行は、レシピとシードが同じものが {other} にもある。そちらを使い、1 回だけ"
+    "数えた。",
+    "problem.code.doubles-other": "{n} 件の実行は、レシピとシードが同じものが {other} にもある。そちらを使い、1 回だけ"
+    "数えた。ただし、そのうち {unequal} 件は top-1 が異なる（差は最大 {most:plain_points}）。",
 }  # fmt: skip

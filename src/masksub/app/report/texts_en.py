@@ -195,6 +195,8 @@ MESSAGES: dict[str, str] = {
     "recommended.unswept-unknown": "Not swept. Try `masksub sweep RECIPE --ratio 0.25,0.5,0.75 --weight "
     "0.25,0.5,0.75`.",
     "recommended.unswept-other": "Not swept. These runs used {settings:settings}.",
+    "recommended.only-failed": "Nothing yet: {n:count.run} diverged and none is complete. Find out why before you try "
+    "other settings.",
     "recommended.none-complete": "A sweep of {settings:count.setting} was begun; none of them is complete.",
     "recommended.sweep": "Of {tried:count.setting}: {settings:settings}. Top-1 {mean:percent} ({level:share} interval "
     "{low:decimal} to {high:decimal}, {seeds:count.seed}).",
@@ -231,7 +233,8 @@ MESSAGES: dict[str, str] = {
     # What to try next.
     "next.resume": "Complete what is incomplete: the same command goes on with what is missing.",
     "next.run-masksub": "Train with MaskSub: `masksub compare RECIPE`.",
-    "next.failed": "Find out why runs of {arms:arms} diverged: a lower `optim.lr`, `optim.clip_norm`, or "
+    "next.failed": "Find out why runs of {arms:arms} diverged: a lower `optim.lr`, or `optim.clip_norm`.",
+    "next.failed-fp16": "Find out why runs of {arms:arms} diverged: a lower `optim.lr`, `optim.clip_norm`, or "
     "`train.precision=bf16`.",
     "next.plain": "Add plain training, without which no gain can be told: `masksub compare RECIPE`.",
     "next.plain-equal": "Add plain training at equal compute: `masksub compare RECIPE --arms "

@@ -180,6 +180,8 @@ MESSAGES: dict[str, str] = {
     "recommended.unswept-unknown": "設定の探索は行われていない。次のコマンドで探索できる："
     "`masksub sweep RECIPE --ratio 0.25,0.5,0.75 --weight 0.25,0.5,0.75`",
     "recommended.unswept-other": "設定の探索は行われていない。今回の設定は {settings:settings}。",
+    "recommended.only-failed": "まだ推奨できる設定はない。{n:count.run}が発散し、完了したものはない。"
+    "ほかの設定を試す前に、発散の原因を調べる。",
     "recommended.none-complete": "{settings:count.setting}の探索が始められたが、完了したものはまだない。",
     "recommended.sweep": "{tried:count.setting}のうち {settings:settings}。top-1 は {mean:percent}"
     "（{level:share}信頼区間 {low:decimal} 〜 {high:decimal}、{seeds:count.seed}）。",
@@ -211,7 +213,8 @@ MESSAGES: dict[str, str] = {
     # What to try next.
     "next.resume": "未完了の学習を完了させる。同じコマンドを再実行すると、残りから再開する。",
     "next.run-masksub": "MaskSub で学習する：`masksub compare RECIPE`",
-    "next.failed": "発散の原因を調べる（{arms:arms}）。`optim.lr` を下げる、`optim.clip_norm` を指定する、"
+    "next.failed": "発散の原因を調べる（{arms:arms}）。`optim.lr` を下げるか、`optim.clip_norm` を指定してみる。",
+    "next.failed-fp16": "発散の原因を調べる（{arms:arms}）。`optim.lr` を下げる、`optim.clip_norm` を指定する、"
     "`train.precision=bf16` にする、のいずれかを試す。",
     "next.plain": "効果を測る基準となる通常学習を加える：`masksub compare RECIPE`",
     "next.plain-equal": "同一計算量の通常学習を加える：`masksub compare RECIPE --arms plain,plain-equal,masksub`",

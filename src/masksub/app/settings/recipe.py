@@ -49,9 +49,14 @@ class Recipe(Settings):
                 'data.val is missing: data.name "folder" needs a folder or archive to validate on, or data.val_share '
                 "to hold out a share of the training images"
             )
-        if self.data.val_share is not None and (self.data.name != "folder" or self.data.val is not None):
+        if self.data.val_share is not None and self.data.name != "folder":
             mistakes.append(
-                f'data.val_share = {self.data.val_share}: only for data.name "folder", and in place of data.val'
+                f'data.val_share = {self.data.val_share}: only for data.name "folder"; set data.val_share=null'
+            )
+        elif self.data.val_share is not None and self.data.val is not None:
+            mistakes.append(
+                f"data.val_share = {self.data.val_share}: holds out training images in place of data.val; set "
+                f"data.val_share=null to use data.val, or data.val=null to hold out"
             )
         for name, values in (("mean", self.data.mean), ("std", self.data.std)):
             if values is not None and len(values) != self.data.channels:

@@ -54,6 +54,7 @@ def run_sweep(
     jobs: int | None = None,
     statistics: str = "t",
     dry_run: bool = False,
+    retry_failed: bool = False,
     reporter: Reporter,
 ) -> tuple[dict[str, Any], str]:
     """Try settings and tell which to use.
@@ -74,6 +75,7 @@ def run_sweep(
         jobs: processes at a time, None for the default.
         statistics: of the intervals, "t" or "bootstrap".
         dry_run: only tell what a grid will take; nothing is written.
+        retry_failed: try settings of which a run diverged again; with the same software and machine it diverges again.
         reporter: where progress is told.
 
     Returns:
@@ -106,6 +108,8 @@ def run_sweep(
         folder.mkdir(parents=True, exist_ok=True)
     with contextlib.closing(SharedStudy.create(plan)) as shared, reporter:
         folder.mkdir(parents=True, exist_ok=True)  # not before the study has said that it is the same
+        if retry_failed:
+            shared.retry_failed()
         progress = patiently(plan.url, shared.progress)
         if progress.finished < progress.total:
             jobs = max(1, min(jobs, progress.total - progress.finished))

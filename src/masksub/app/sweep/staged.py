@@ -64,6 +64,7 @@ def run_staged(
     tolerance: float = 0.5,
     jobs: int | None = None,
     statistics: str = "t",
+    retry_failed: bool = False,
     reporter: Reporter,
 ) -> tuple[dict[str, Any], str]:
     """Raise the ratio step by step, stop with the reason, and name the ratio to use.
@@ -78,6 +79,7 @@ def run_staged(
         tolerance: how many points mean top-1 may be below plain training's.
         jobs: processes at a time, None for the default.
         statistics: of the intervals, "t" or "bootstrap".
+        retry_failed: train diverged runs again.
         reporter: where progress is told.
 
     Returns:
@@ -102,6 +104,8 @@ def run_staged(
     reason = ""
     with reporter:
         for ratio, cells in steps:
+            for cell in cells if retry_failed else ():
+                cell.run.forget_failure()
             train_cells(cells, jobs=jobs, reporter=reporter)
             step = _step(ratio, cells, steps[0][1], done[-1].cells if done else None, statistics)
             done.append(step)

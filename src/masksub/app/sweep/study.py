@@ -10,7 +10,6 @@ import contextlib
 import itertools
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import optuna
@@ -22,8 +21,10 @@ from masksub.app.runs import differing_keys
 from masksub.core.seeds import mix
 
 from .plan import Plan
+from .samplers import pruner_of, sampler_of
 from .settings import slug, with_settings
 from .storage import exclusive, is_here_and_dead, open_storage, patiently, place_of, this_worker
+from .trials import AGAIN, RETRIED, Claim, Progress, diverged
 
 __all__ = ["Claim", "Progress", "SharedStudy"]
 
@@ -31,46 +32,6 @@ optuna.logging.set_verbosity(optuna.logging.ERROR)
 
 DRAWS = 5
 """Draws of a sampler before a setting that was tried already is replaced or taken again."""
-
-
-@dataclass
-class Claim:
-    """A setting that this worker has.
-
-    Attributes:
-        trial: Optuna's.
-        trial_id: the storage's number of it.
-        settings: dotted recipe key -> value.
-    """
-
-    trial: Trial
-    trial_id: int
-    settings: dict[str, Any]
-
-    @property
-    def name(self) -> str:
-        """What its run folders are called, without the seed."""
-        return slug(self.settings)
-
-
-@dataclass
-class Progress:
-    """How far a study is.
-
-    Attributes:
-        total: settings to be tried.
-        finished: complete, failed and pruned ones.
-        complete, failed, pruned, running: of them.
-        trials: the trials that count, by number.
-    """
-
-    total: int
-    finished: int = 0
-    complete: int = 0
-    failed: int = 0
-    pruned: int = 0
-    running: int = 0
-    trials: list[FrozenTrial] = field(default_factory=list)
 
 
 class SharedStudy:
@@ -83,8 +44,9 @@ class SharedStudy:
 
     def __init__(self, plan: Plan, storage: RDBStorage) -> None:
         self.plan, self.storage = plan, storage
-        self._study = optuna.load_study(study_name=plan.study, storage=storage, pruner=_pruner(plan))
+        self._study = optuna.load_study(study_name=plan.study, storage=storage, pruner=pruner_of(plan))
         self._id = storage.get_study_id_from_name(plan.study)
+        self._retried: frozenset[int] = frozenset()
 
     @classmethod
     def create(cls, plan: Plan) -> SharedStudy:
@@ -116,8 +78,8 @@ class SharedStudy:
                     f"the study {plan.study!r} in {place_of(plan.url)} was begun with other settings. Differing (study "
                     f"-> now):\n  "
                     + "\n  ".join(differing)
-                    + "\nFor a new study take --study NAME; runs of the folder "
-                    "that have the same recipe are not made again."
+                    + "\nTake the changes back, or begin another sweep: --study NAME, and --out FOLDER where the "
+                    "recipe differs. Runs of the folder that have the same recipe are not made again."
                 )
             shared = cls(plan, storage)
             shared._enqueue_missing()
@@ -154,7 +116,7 @@ class SharedStudy:
                 self.storage.set_trial_user_attr(trial_id, "worker", this_worker())
                 self.storage.record_heartbeat(trial_id)
                 seed = mix(self.plan.base.seed, len(trials)) % 2**32  # not the same draws in every worker
-                self._study.sampler = _sampler(self.plan, seed)
+                self._study.sampler = sampler_of(self.plan, seed)
                 trial = self._study.ask(self.plan.space.distributions())
                 settings = self.plan.space.settings(trial.params)
                 if self.plan.sampler != "grid" and self._is_double(trial, slug(settings), trials, draw):
@@ -165,7 +127,7 @@ class SharedStudy:
                 except InputError as error:  # values between the ends of ranges, together
                     self._end(trial, "reason", str(error))
                     continue
-                return Claim(trial, trial_id, settings)
+                return Claim(trial, trial_id, settings, again=AGAIN in trial.user_attrs)
         raise AssertionError
 
     def finish(self, claim: Claim, state: TrialState, value: float | None = None, **attributes: Any) -> bool:
@@ -206,7 +168,23 @@ class SharedStudy:
         found.finished = found.complete + found.failed + found.pruned
         return found
 
+    def retry_failed(self) -> None:
+        """Have the settings of which a run diverged tried again: their trials no longer count, new ones are enqueued.
+
+        Raises:
+            StoppedError: the database does not answer.
+        """
+        patiently(self.plan.url, self._retry_failed)
+
+    def _retry_failed(self) -> None:
+        with exclusive(self.plan.url, self.plan.study):
+            failed = [trial for trial in self._trials() if self._counts(trial) and diverged(trial)]
+            retried = sorted({*self._retried, *(trial.number for trial in failed)})
+            self._study.set_user_attr(RETRIED, retried)  # a finished trial takes no more marks
+            self._enqueue_missing()
+
     def _trials(self) -> Sequence[FrozenTrial]:
+        self._retried = frozenset(self._study.user_attrs.get(RETRIED, ()))
         return self._study.get_trials(deepcopy=False)
 
     def _trial_id(self, trial: FrozenTrial) -> int:
@@ -220,9 +198,14 @@ class SharedStudy:
         )
 
     def _counts(self, trial: FrozenTrial) -> bool:
-        """Whether a trial stands for its setting: it is not one that a dead worker left, or that is tried again."""
+        """Whether a trial stands for its setting: it is not one that a dead worker left, or that is tried again.
+
+        ``_trials`` must have been called, which reads what is tried again.
+        """
         if trial.state is not TrialState.FAIL:
             return True
+        if trial.number in self._retried:
+            return False
         attributes = trial.user_attrs
         return "reason" in attributes or ("error" in attributes and attributes.get("session") == self.plan.session)
 
@@ -248,7 +231,8 @@ class SharedStudy:
         for drawn in wanted:
             if (name := slug(self.plan.space.settings(drawn))) not in have:
                 have.add(name)
-                self._study.enqueue_trial(drawn)
+                again = any(trial.number in self._retried and self._name(trial) == name for trial in trials)
+                self._study.enqueue_trial(drawn, user_attrs={AGAIN: True} if again else None)
         trials = self._trials()
         if self.plan.sampler == "grid" or any(trial.state is TrialState.WAITING for trial in trials):
             return
@@ -278,21 +262,3 @@ class SharedStudy:
 def _close(storage: RDBStorage) -> None:
     storage.remove_session()
     storage.engine.dispose()
-
-
-def _sampler(plan: Plan, seed: int) -> optuna.samplers.BaseSampler:
-    if plan.sampler == "tpe":
-        return optuna.samplers.TPESampler(seed=seed)
-    return optuna.samplers.RandomSampler(seed=seed)
-
-
-def _pruner(plan: Plan) -> optuna.pruners.BasePruner:
-    """The steps that it sees are the evaluations of a trial's runs, one seed after the other."""
-    if plan.pruner == "none":
-        return optuna.pruners.NopPruner()
-    evaluations = max(1, round(plan.base.train.epochs / plan.base.train.eval_every))
-    if plan.pruner == "median":
-        # Strong masking learns slowly at first: nothing is cut off in the first third of the first run.
-        return optuna.pruners.MedianPruner(n_startup_trials=3, n_warmup_steps=max(1, evaluations // 3))
-    least = max(1, evaluations // 9)
-    return optuna.pruners.HyperbandPruner(min_resource=least, max_resource=evaluations * plan.seeds)

@@ -77,6 +77,9 @@ def _try(shared: SharedStudy, claim: Claim, request: StopRequest) -> None:
     try:
         runs: list[dict[str, Any]] = []
         watch = _Watch(shared.plan, claim, cells)
+        if claim.again:  # here and not in the command: the folders may be on other machines
+            for cell in cells:
+                cell.run.forget_failure()
         for number, cell in enumerate(cells):
             watch.number = number
             _train(cell, watch, request)
