@@ -126,7 +126,7 @@ def test_what_diverged_is_tried_again_if_asked_for(
     assert states(swept(tmp_path, **asked)[0]) == ["complete", "fail"] and logged(tmp_path, "begun") == begun
     monkeypatch.setattr(sweep_made_up, "DIVERGES", 10.0)  # mended
     result, text = swept(tmp_path, **asked, retry_failed=True)
-    assert states(result) == ["complete", "complete"] and "diverged" not in text
+    assert states(result) == ["complete", "complete"] and ": failed, diverged" not in text
     assert len(logged(tmp_path, "begun")) == len(begun) + 2, "what was complete is not trained again"
     assert states(swept(tmp_path, **asked, retry_failed=True)[0]) == ["complete", "complete"]
     assert len(logged(tmp_path, "begun")) == len(begun) + 2

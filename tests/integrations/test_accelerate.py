@@ -261,7 +261,7 @@ def test_what_would_train_wrongly_is_refused(differing: dict[str, Any], message:
 
 @pytest.mark.parametrize(
     ("library", "message"),
-    [(None, "needs Accelerate; install"), (SimpleNamespace(__version__="1.1.3"), "1.2 or later, and 1.1.3")],
+    [(None, "needs Accelerate; install"), (SimpleNamespace(__version__="1.9.1"), "1.10 or later, and 1.9.1")],
 )
 def test_missing_or_old_library(library: Any, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "accelerate", library)

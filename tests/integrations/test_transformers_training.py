@@ -20,8 +20,9 @@ from masksub.core.checkpointing import recomputes
 from masksub.core.schedule import Staged
 from masksub.core.seeds import MasksOfUpdates
 from masksub.integrations.transformers import MaskSubTrainer
-from tests.integrations.hf_trainers import Gradients, Ours, arguments, hf_vit, rows
+from tests.integrations.hf_trainers import Gradients, Ours, arguments, divided, hf_vit, rows
 from tests.integrations.reference import SEED, batches, same_weights, trained
+from tests.models import vit
 
 
 @pytest.fixture(autouse=True)
@@ -63,18 +64,28 @@ class Halted(hf.TrainerCallback):
         control.should_training_stop = state.global_step == 3
 
 
-def test_resuming_goes_on_as_the_unbroken_training(tmp_path: Path) -> None:
-    """Bit for bit: same masks, dropout, order of the data, momentum and log, in the middle of an epoch."""
+@pytest.mark.parametrize("kind", ["timm", "hf"])
+def test_resuming_goes_on_as_the_unbroken_training(kind: str, tmp_path: Path) -> None:
+    """Bit for bit: same masks, dropout, order of the data, momentum and log, in the middle of an epoch.
 
-    def trainer(folder: str, **own: Any) -> MaskSubTrainer:
+    transformers 5 saves its own ViT under older names, and only ``from_pretrained`` finds them again (#43701, #48805).
+    """
+
+    def trainer(folder: str, model: nn.Module | None = None, **own: Any) -> MaskSubTrainer:
         args = arguments(tmp_path / folder, optim="adamw_torch", gradient_accumulation_steps=2, num_train_epochs=2,
                          per_device_train_batch_size=4, save_strategy="steps", save_steps=3,
                          logging_strategy="steps", logging_steps=1)  # fmt: skip
-        return MaskSubTrainer(model=hf_vit(hidden_dropout_prob=0.1), args=args, train_dataset=rows(batches(4)), **own)
+        if kind == "timm":
+            torch.manual_seed(0)
+            own.update(compute_loss_func=divided, target="softmax")
+            return MaskSubTrainer(model=vit(drop_rate=0.1), args=args, train_dataset=rows(batches(4), "x"), **own)
+        model = hf_vit(hidden_dropout_prob=0.1) if model is None else model
+        return MaskSubTrainer(model=model, args=args, train_dataset=rows(batches(4)), **own)
 
     (unbroken := trainer("a")).train()
     (halted := trainer("b", callbacks=[Halted()])).train()
-    (resumed := trainer("b")).train(resume_from_checkpoint=True)
+    found = None if kind == "timm" else hf.ViTForImageClassification.from_pretrained(tmp_path / "b" / "checkpoint-3")
+    (resumed := trainer("b", found)).train(resume_from_checkpoint=True)
     assert halted.state.global_step == 3 and resumed.state.global_step == unbroken.state.global_step == 8
     weights = [each.model.state_dict() for each in (unbroken, resumed)]  # type: ignore[union-attr]
     assert all(torch.equal(value, weights[1][name]) for name, value in weights[0].items())

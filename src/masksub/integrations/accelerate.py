@@ -1,4 +1,4 @@
-"""The two-branch step in a loop that uses Accelerate; versions 1.2 and later, FSDP2 from 1.6.
+"""The two-branch step in a loop that uses Accelerate; versions 1.10 and later.
 
     step = AcceleratedStep(accelerator, model, criterion, sub=masksub.MaskSub(0.5))
     accelerator.register_for_checkpointing(step)
@@ -35,9 +35,9 @@ try:
     import accelerate
 except ImportError as error:
     raise ImportError(f"masksub.integrations.accelerate needs Accelerate; install it by: {_INSTALL}") from error
-if tuple(int(part) for part in accelerate.__version__.split(".")[:2]) < (1, 2):
+if tuple(int(part) for part in accelerate.__version__.split(".")[:2]) < (1, 10):
     raise ImportError(
-        f"masksub.integrations.accelerate needs Accelerate 1.2 or later, and {accelerate.__version__} is installed; "
+        f"masksub.integrations.accelerate needs Accelerate 1.10 or later, and {accelerate.__version__} is installed; "
         f"upgrade it by: {_INSTALL}"
     )
 
