@@ -23,6 +23,10 @@ import masksub
 from masksub.core.wrappers import gathered, sharded_modules, unwrap, without_gradient_sync
 from tests.models import resnet, vit
 
+pytestmark = pytest.mark.skipif(
+    not hasattr(torch.cpu.Stream, "record_event"), reason="fully_shard of torch 2.6 needs a GPU"
+)
+
 ROWS = 4
 """Images of each process."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import pickle
 from types import SimpleNamespace
 from typing import Any
 
@@ -247,6 +248,42 @@ def test_autocast_with_a_teacher_alone(mode: Any) -> None:
     with torch.autocast("cpu", dtype=torch.bfloat16):
         step(x, y, keep=keep)
     assert [name for name, parameter in model.named_parameters() if parameter.grad is None] == []
+
+
+class Island(nn.Linear):
+    """A head that computes in float32 on purpose."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.autocast("cpu", enabled=False):
+            return super().forward(x.float())
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.5])
+def test_backward_is_outside_of_autocast(weight: float) -> None:
+    """Where the step is called in autocast, parts in float32 must not have their gradients computed in bf16."""
+    x, y, keep = batch()
+    one = vit()
+    one.head = Island(one.num_features, 5)
+    two = copy.deepcopy(one)
+    for model, inside in ((one, True), (two, False)):
+        step = masksub.TwoBranchStep(model, F.cross_entropy, sub=masksub.MaskSub(), weight=weight, mode="joint")
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            out = step(x, y, keep=keep) if inside else step.joint(x, y, keep=keep)
+        if not inside:
+            out.loss.backward()
+    assert all(torch.equal(gradients(one)[name], gradient) for name, gradient in gradients(two).items())
+
+
+def test_what_is_no_branch_is_told() -> None:
+    with pytest.raises(TypeError, match=r"sub = 0.5: .* a branch, for example MaskSub\(0.5\)"):
+        masksub.TwoBranchStep(vit(), F.cross_entropy, sub=0.5)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("target", ["auto", "softmax", "labels"])
+def test_a_step_can_be_pickled(target: Any) -> None:
+    """Trainers hold it, and are sent to other processes."""
+    step = masksub.TwoBranchStep(vit(), F.cross_entropy, sub=masksub.MaskSub(0.4), target=target)
+    assert pickle.loads(pickle.dumps(step)).sub.ratio == 0.4
 
 
 class Wrapped(nn.Module):

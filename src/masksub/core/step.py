@@ -10,7 +10,9 @@ branch's forward starts ("split"). "joint" builds L first and runs one backward.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -48,7 +50,7 @@ class TwoBranchStep:
     The optimizer step, zeroing gradients, clipping and schedules stay with the caller, so that the step fits any loop.
 
     Args:
-        model: a classifier whose output is a tensor (B, C) or an object with ``.logits``. May be wrapped in
+        model: a classifier whose output is a tensor (B, C), or has it as ``logits``. May be wrapped in
             DistributedDataParallel or ``torch.compile``, or sharded by ``fully_shard`` (FSDP2).
         criterion: the recipe's loss, ``criterion(logits, y) -> scalar``; y is whatever it takes (labels, soft labels).
         sub: what the sub branch changes, for example ``MaskSub(0.5)`` or ``MaskSub(0.5) + PathSub(0.1)``. With
@@ -65,6 +67,7 @@ class TwoBranchStep:
     Raises:
         ValueError: a value out of range, or ``target="auto"`` with a criterion that is not known, or
             split mode with a DistributedDataParallel of a static graph.
+        TypeError: ``sub`` is no branch.
     """
 
     def __init__(
@@ -82,7 +85,10 @@ class TwoBranchStep:
             raise ValueError(f"mode = {mode!r}: the step runs 'split' or 'joint'")
         if target not in ("auto", "softmax", "sigmoid", "labels"):
             raise ValueError(f"target = {target!r}: one of 'auto', 'softmax', 'sigmoid', 'labels'")
-        if mode == "split" and isinstance(model, DistributedDataParallel) and model.static_graph:
+        if not isinstance(sub, Branch):
+            raise TypeError(f"sub = {sub!r}: what the sub branch changes is a branch, for example MaskSub(0.5)")
+        parallel = getattr(model, "_orig_mod", model)
+        if mode == "split" and isinstance(parallel, DistributedDataParallel) and parallel.static_graph:
             raise ValueError("DistributedDataParallel(static_graph=True) can't skip a reduction; use mode='joint'")
         if sub.mutual and target == "labels":
             raise ValueError(f"target = 'labels': the branches of {sub!r} learn from each other; use 'auto'")
@@ -99,7 +105,7 @@ class TwoBranchStep:
             self._kind, self._sub_criterion = soft_loss_like(criterion)
         else:
             kind: TargetKind = target
-            self._kind, self._sub_criterion = kind, lambda logits, probs: soft_loss(logits, probs, kind)
+            self._kind, self._sub_criterion = kind, functools.partial(soft_loss, kind=kind)
         if sub_criterion is not None:
             self._sub_criterion = sub_criterion
 
@@ -145,12 +151,13 @@ class TwoBranchStep:
             keep: fixes the visible units of the sub branch, boolean (B, L).
             generator: source of randomness of the masks.
             backward: called in place of ``loss.backward()``, for example ``accelerator.backward`` or
-                ``lambda loss: scaler.scale(loss).backward()``. In split mode once for each branch.
+                ``lambda loss: scaler.scale(loss).backward()``. In split mode once for each branch. Always outside of
+                autocast, as it is in a plain loop.
 
         Returns:
             StepOutput, detached.
         """
-        backward = torch.Tensor.backward if backward is None else backward
+        backward = functools.partial(_backward, torch.Tensor.backward if backward is None else backward)
         if not self.runs_sub or self.sub.mutual or (self.mode == "joint" and self.runs_main):
             cuts = _Cuts() if self.runs_sub and sharded_modules(self.model) else None
             out = self._joint(x, y, keep, generator, cuts)
@@ -282,13 +289,24 @@ class _Cuts:
         *before, (last, gradient) = ((logits, leaf.grad) for logits, leaf in reversed(self._pairs))
         with without_gradient_sync(model):
             for logits, each in before:
-                torch.autograd.backward(logits, each)
-        torch.autograd.backward(last, gradient)
+                _backward(functools.partial(torch.autograd.backward, grad_tensors=each), logits)
+        _backward(functools.partial(torch.autograd.backward, grad_tensors=gradient), last)
+
+
+def _backward(run: Callable[[Tensor], Any], tensor: Tensor) -> None:
+    """Backward outside of autocast, which the step may be called in.
+
+    Operations in backward would be cast by it, also those of parts that the model computes in float32 on purpose.
+    """
+    kind = tensor.device.type
+    inside = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
+    with torch.autocast(kind, enabled=False) if inside else nullcontext():
+        run(tensor)
 
 
 def _logits(model: nn.Module, x: Any, cuts: _Cuts | None = None) -> Tensor:
     output = model(**x) if isinstance(x, Mapping) else model(x)
-    logits = getattr(output, "logits", output)
+    logits = output.get("logits") if isinstance(output, Mapping) else getattr(output, "logits", output)
     if not isinstance(logits, Tensor):
         raise TypeError(
             f"{type(model).__name__} returned {type(output).__name__}; a two-branch step needs a tensor of logits or "

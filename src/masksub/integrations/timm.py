@@ -6,6 +6,7 @@ state and no ``no_sync``; ``MultiLabelMaskSubTask`` is there from 1.0.31 on.
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -60,15 +61,14 @@ class _TwoBranches(nn.Module):
         if log_interval < 0:
             raise ValueError(f"log_interval = {log_interval!r}: a number of updates, 0 for never")
         super().__init__(model, criterion, *timm_arguments, **timm_options)
-        self._step = TwoBranchStep(
-            model,
-            self.criterion,  # timm may have made it
+        self._step_with = functools.partial(
+            TwoBranchStep,
             sub=MaskSub(0.5) if sub is None else sub,
-            weight=weight,
             mode="joint",
             target=target,
             sub_criterion=sub_criterion,
         )
+        self._step = self._step_with(model, self.criterion, weight=weight)  # timm may have made the criterion
         self._masks = MasksOfUpdates(seed)
         self._accumulating = False
         self.log_interval = log_interval
@@ -119,6 +119,8 @@ class _TwoBranches(nn.Module):
                 f"{type(self).__name__} got a NaFlex batch, a mapping with {sorted(input)}; it takes images "
                 f"(B, C, H, W), because images of a NaFlex batch have different numbers of patches to drop from"
             )
+        if self.criterion is not self._step.criterion:  # replaced since, as timm's task allows
+            self._step = self._step_with(model, self.criterion, weight=self.weight)
         self._step.model = model  # timm puts DistributedDataParallel or torch.compile around it
         out = self._step.joint(input, target, generator=self._generator(input.device))
         if not self._accumulating:
