@@ -210,6 +210,20 @@ def test_clipping_and_bf16() -> None:
     same_weights(ours, reference)
 
 
+def test_the_saved_seed_counts() -> None:
+    """Else a training that is resumed with another seed draws other masks than the unbroken one."""
+    steps = []
+    for seed in (SEED, SEED + 1):
+        accelerator = Accelerator(cpu=True)
+        steps.append(AcceleratedStep(accelerator, build(), F.cross_entropy, sub=masksub.MaskSub(0.5), seed=seed))
+    saved, resumed = steps
+    saved(*batches(1)[0])
+    resumed.load_state_dict(saved.state_dict())
+    assert resumed.updates == 1
+    losses = [step(*batches(2)[1]).sub_logits for step in (saved, resumed)]
+    assert torch.equal(*losses)
+
+
 def test_joint_loss_and_a_schedule() -> None:
     """A loop with losses of its own runs one backward, and ratio and weight may change between updates."""
     data = batches(3)
@@ -251,6 +265,8 @@ def stand_in(**differing: Any) -> Any:
         ({"distributed_type": accelerate.DistributedType.DEEPSPEED}, "distributed_type = DEEPSPEED: .*DDP or FSDP2"),
         ({"distributed_type": accelerate.DistributedType.MEGATRON_LM}, "distributed_type = MEGATRON_LM"),
         ({"parallelism_config": SimpleNamespace(tp_size=2, cp_size=1)}, "tp_size = 2: .*data parallelism"),
+        ({"parallelism_config": SimpleNamespace(tp_size=1, cp_size=2)}, "cp_size = 2: .*data parallelism"),
+        ({"parallelism_config": SimpleNamespace(tp_size=1, cp_size=1, sp_size=2)}, "sp_size = 2: .*data parallelism"),
     ],
 )
 def test_what_would_train_wrongly_is_refused(differing: dict[str, Any], message: str) -> None:

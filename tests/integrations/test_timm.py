@@ -175,6 +175,17 @@ def test_weight_0_is_the_task_of_timm_bit_for_bit(tmp_path: Path) -> None:
     assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
 
 
+def test_a_criterion_that_is_replaced_is_used() -> None:
+    """timm's task reads it at each call, so that a script may change it on the way."""
+    x, y = batches(1)[0]
+    task = MaskSubTask(build().train(), nn.CrossEntropyLoss(), seed=SEED)
+    task.criterion = LabelSmoothingCrossEntropy(0.9)
+    task(x, y)["loss"].backward()
+    expected = gradients_of_core(x, y, LabelSmoothingCrossEntropy(0.9))
+    for name, gradient in gradients(task.trainable_module if NEW else task.model).items():
+        torch.testing.assert_close(gradient, expected[name], atol=1e-6, rtol=1e-5, msg=name)
+
+
 def test_what_is_logged() -> None:
     """timm's loop divides the loss in place while accumulating: logged losses must stay as they were."""
     ((x, y),) = batches(1)
