@@ -10,10 +10,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "models.md"
 RESULTS = ROOT / "benchmarks" / "results" / "zoo.json"
 
-HEAD = """# How models are masked
-
-Generated from [`benchmarks/results/zoo.json`](../benchmarks/results/zoo.json) by `python -m benchmarks.zoo --render`;
-the results by `python -m benchmarks.zoo`. Not to be edited by hand.
+HEAD = """# Every model
 
 For your own model: `masksub inspect NAME`, or `masksub.inspect(model, example)`. A class that is not here is supported
 by [one call of `masksub.register`](your-own-model.md).
@@ -37,6 +34,9 @@ Texts: tokens are chosen among those that are neither special nor padding, each 
 length, and those that stay keep their positions, so that the sub branch is really shorter. Protected are the first and
 last token of each sentence, and every special id that the model's configuration names; for others call
 `masksub.set_special_tokens(model, tokenizer.all_special_ids, mask=tokenizer.mask_token_id)`.
+
+This page is made from [`benchmarks/results/zoo.json`](../benchmarks/results/zoo.json) by
+`python -m benchmarks.zoo --render`, the results by `python -m benchmarks.zoo`.
 
 Auxiliary heads (GoogLeNet, Inception v3) get no loss from a two-branch step, and so no gradient: build the model with
 `aux_logits=False` under DistributedDataParallel.

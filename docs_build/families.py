@@ -40,7 +40,7 @@ def table() -> str:
     for how, title in WAYS.items():
         lines += [f"### {title}", "", "| family | models | where |", "|---|---|---|"]
         for adapter in (each for each in FAMILIES if each.how == how):
-            models = ", ".join(sorted(members[adapter.name]))
+            models = ", ".join(sorted(members.get(adapter.name, ()))) or "of another library"
             if how == CATCH_ALL:
                 models = "every other image model, convolutional nets first"
             lines.append(f"| {_code(adapter.name)} | {models} | {adapter.where} |".replace("_", r"\_"))

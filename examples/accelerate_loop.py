@@ -3,7 +3,7 @@
 Run:  python examples/accelerate_loop.py
       accelerate launch examples/accelerate_loop.py
       python examples/accelerate_loop.py --state state     # saves after each epoch; started again, goes on from there
-Three lines are MaskSub's: the step, its registration for checkpoints, and the call. The page
+Five lines are MaskSub's: two imports, the step, its registration for checkpoints, and the call. The page
 docs/trainers/accelerate.md explains them.
 """
 

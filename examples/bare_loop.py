@@ -2,7 +2,7 @@
 
 Run:  python examples/bare_loop.py
       torchrun --nproc-per-node 2 examples/bare_loop.py
-Two lines are MaskSub's: the one that makes the step and the one that calls it. The page docs/trainers/bare-loop.md
+Three lines are MaskSub's: the import, the one that makes the step, the one that calls it. The page docs/trainers/bare-loop.md
 explains them.
 """
 

@@ -48,7 +48,7 @@ class Digits(L.LightningModule):
 
 
 def main() -> None:
-    """Train eight epochs and print the losses and the accuracy."""
+    """Train six epochs and print the losses and the accuracy."""
     L.seed_everything(0, verbose=False)
     digits = load_digits()
     images = torch.tensor(digits.images, dtype=torch.float32)[:, None] / 8 - 1  # (1797, 1, 8, 8)
@@ -57,7 +57,7 @@ def main() -> None:
     val = DataLoader(TensorDataset(images[1297:], labels[1297:]), batch_size=100)
 
     trainer = L.Trainer(
-        max_epochs=8,
+        max_epochs=6,
         accelerator="cpu",
         callbacks=[MaskSubCallback("model", F.cross_entropy, sub=masksub.MaskSub(ratio=0.5), weight=0.5)],
         logger=False,

@@ -227,6 +227,24 @@ def test_the_adapters_are_there_whoever_comes_first(code: str) -> None:
     assert ast.literal_eval(fresh(code)) == expected and len(expected) > 10
 
 
+def test_what_else_adapters_know_is_there_too() -> None:
+    """Else ``masksub train method=dropsub`` finds no dropout in models that have it."""
+    code = """
+from torch import nn
+from masksub.core import dropouts, residual
+dropouts.dropout_sites(nn.Identity()), residual.exits_of(nn.Identity())
+print((len(dropouts._SITES), len(residual._EXITS)))
+"""
+    alone = """
+from torch import nn
+from masksub.core import residual
+residual.exits_of(nn.Identity())
+print(len(residual._EXITS))
+"""
+    sites, exits = ast.literal_eval(fresh(code))
+    assert sites > 0 and exits > 5 and ast.literal_eval(fresh(alone)) == exits
+
+
 def test_a_misspelt_name_is_an_attribute_error() -> None:
     """Else ``hasattr`` and ``from masksub import ...`` break for every name that is not there."""
     assert not hasattr(masksub, "MaskSubb")

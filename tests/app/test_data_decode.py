@@ -136,7 +136,7 @@ def test_a_damaged_image_stops_the_run_with_its_name(tmp_path: Path, kind: str, 
         list(train_batches(path, cache, workers).epoch(0))
     second = name.replace("a/3.png", "b/7.png")
     assert str(error.value).startswith((f"{name} can't be decoded", f"{second} can't be decoded"))
-    assert "data.on_error: skip" in str(error.value) and "Traceback" not in str(error.value)
+    assert "set data.on_error=skip" in str(error.value) and "Traceback" not in str(error.value)
 
 
 @pytest.mark.parametrize(("cache", "workers"), [("auto", 0), ("none", 0), ("none", 2)])
@@ -218,7 +218,7 @@ def test_faulty_images_stop_or_are_skipped(tmp_path: Path, monkeypatch, kind, fa
         name = str(root / "b" / "2.png") if kind == "folder" else f"b/2.png in {path}"
     more = {"name": "shards"} if kind == "shards" else {}
     reason = {"corrupt": "", "empty": "it is empty, 0 bytes", "huge": r".*(4096|64 x 64) pixels"}[fault]
-    with pytest.raises(InputError, match=rf"^{re.escape(name)} can't be decoded: {reason}.*data\.on_error: skip"):
+    with pytest.raises(InputError, match=rf"^{re.escape(name)} can't be decoded: {reason}.*data\.on_error=skip"):
         list(train_batches(path, cache, workers, **more).epoch(0))
     train = train_batches(path, cache, workers, on_error="skip", **more)
     assert sum(len(y) for _, y in train.epoch(0)) == (4 if cache == "memory" else 7)

@@ -94,7 +94,7 @@ def test_damage_is_named_or_counted(tmp_path: Path, kind: str) -> None:
     """Silently losing half a shard, or guessing a label, must not happen; what is whole must still be used."""
     path, message, left = damaged(tmp_path, kind)
     for _ in "ab":  # from the headers, and from the index
-        with pytest.raises(InputError, match=message + r".*data\.on_error: skip"):
+        with pytest.raises(InputError, match=message + r".*data\.on_error=skip"):
             opened(path)
     data = settings(path, on_error="skip")
     train = TrainBatches(open_source(data, "train", 0), data, Augment(), seed=0, batch_size=1, num_classes=3)

@@ -477,7 +477,8 @@ def test_an_unknown_name_says_where_was_looked_and_what_is_near(
     assert f"{tmp_path / 'digits/vit_mikro'} is no file" in message
     assert str(packaged_recipes()["digits/vit_micro"].parents[1]) in message
     assert "nearest: digits/vit_micro" in message
-    with pytest.raises(InputError, match=re.escape(", ".join(packaged_recipes()))):
+    assert len(message.split("nearest: ")[1].split(", ")) <= 3 and "`masksub recipes` lists them" in message
+    with pytest.raises(InputError, match=r"none of that name; `masksub recipes` lists them$"):
         load_recipe("qqq")
     with pytest.raises(InputError, match="is a folder"):
         load_recipe(tmp_path)

@@ -275,3 +275,25 @@ def test_a_folder_of_images_is_called_by_its_name() -> None:
         assert name is None or f"{name} (10 classes) · m · 5 runs" in page(evidence)
         assert "<img src=x" not in page(evidence)
     assert "which images the validation set holds" in told(situation("win"))
+
+
+@pytest.mark.parametrize(
+    ("code", "phrase"), [("en", "could not be read were left out"), ("ja", "読み込めない画像を除外")]
+)
+def test_images_that_were_left_out_are_told_in_every_format(code: str, phrase: str, tmp_path: Path) -> None:
+    """Else an accuracy on fewer images than the folder holds reads as one on all of them."""
+    write_arm(tmp_path / "runs", "plain", [90.0, 91.0])
+    counts = {"skipped_images": 7, "skipped_validation_images": 3}
+    write_arm(tmp_path / "runs", "masksub", [92.0, 93.0], summary=counts)
+    evidence = gather([tmp_path / "runs"])
+    for format in ("html", "md", "json"):
+        text = str(write_report(evidence, language=code, format=format))
+        [line] = [line for line in text.splitlines() if phrase in line]
+        line = re.sub("<a [^>]*>|</a>", "", line)
+        found = re.findall("[0-9]+", line.replace("&#39;", ""))
+        assert {"7", "3", "2"} <= {*found}, line
+    masked = [run for arm in evidence.arms if arm.key == "masksub" for run in arm.runs]
+    assert [(run.skipped_images, run.skipped_validation_images) for run in masked] == [(7, 3), (7, 3)]
+    [said] = [each for each in state_verdict(evidence) if each.key == "certainty.skipped"]
+    assert said.values["runs"] == [3, 4], "only those that left something out, by their number in the table"
+    assert "could not be read" not in told(situation("win"))

@@ -51,7 +51,9 @@ def test_empty_and_foreign_folders_are_named(tmp_path: Path) -> None:
     found = gather([tmp_path / "runs", tmp_path / "empty", tmp_path / "foreign"])
     told = [(Path(each.path).name, each.kind) for each in found.problems]
     assert told == [("plain-s9", "empty"), ("empty", "empty"), ("foreign", "foreign")]
-    with pytest.raises(InputError, match=r"no complete run(.|\n)*empty: the folder is empty(.|\n)*foreign: no run"):
+    with pytest.raises(
+        InputError, match=r"^no complete run to report on in(.|\n)*empty: the folder is empty(.|\n)*foreign: no run"
+    ):
         gather([tmp_path / "empty", tmp_path / "foreign"])
 
 

@@ -24,6 +24,7 @@ from masksub.app.models import create_model, create_optimizer, create_schedule
 from masksub.app.predict import evaluate_run
 from masksub.app.progress import Reporter
 from masksub.app.recipe import load_recipe
+from masksub.app.run_check import check_new_run
 from masksub.app.runs import RunFolder
 from masksub.app.settings import Recipe
 from masksub.app.train import train
@@ -319,6 +320,36 @@ def test_an_existing_run_is_refused_resumed_or_set_aside(tmp_path: Path) -> None
     train(recipe, run, overwrite=True, reporter=quiet())
     assert RunFolder(tmp_path / "run.replaced-1").summary() == first
     assert RunFolder(run).summary()["final"] == first["final"]  # type: ignore[index]
+
+
+@pytest.mark.parametrize("how", [{}, {"overwrite": True}, {"resume": True}])
+def test_what_is_no_run_is_neither_moved_nor_written_into(how: dict[str, bool], tmp_path: Path) -> None:
+    """Else ``--out`` on the wrong folder, or the --overwrite that is then advised, renames a user's own files."""
+    thesis = tmp_path / "precious" / "thesis.txt"
+    weights = tmp_path / "kept" / "checkpoints" / "last.pt"
+    for file in (thesis, weights):
+        file.parent.mkdir(parents=True)
+        file.write_text("years of work")
+    for path, said in (
+        (tmp_path / "precious", "is no run folder: .* holds thesis.txt; choose another --out"),
+        (tmp_path / "kept", "is no run folder: .* holds checkpoints; choose another --out"),
+        (thesis, "thesis.txt is a file: --out needs a folder"),
+    ):
+        with pytest.raises(InputError, match=said) as caught:
+            train(small(), path, reporter=quiet(), **how)
+        assert "--overwrite" not in str(caught.value)
+    assert sorted(tmp_path.rglob("*")) == sorted([thesis.parent, thesis, weights.parents[1], weights.parent, weights])
+
+
+def test_what_was_killed_while_it_was_made_is_no_foreign_folder(tmp_path: Path) -> None:
+    """Else the same command can't go on."""
+    (tmp_path / "checkpoints").mkdir()
+    for name in (".lock", "classes.json", ".recipe.yaml.1f.writing"):
+        (tmp_path / name).touch()
+    with pytest.raises(InputError, match="exists: go on with --resume"):
+        check_new_run(tmp_path, resume=False, overwrite=False)
+    check_new_run(tmp_path, resume=True, overwrite=False)
+    check_new_run(tmp_path, resume=False, overwrite=True)
 
 
 WRONG: dict[str, tuple[tuple[str, ...], str]] = {

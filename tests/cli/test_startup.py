@@ -65,7 +65,7 @@ def test_a_run_that_is_not_there_is_told_at_once(arguments: list[str]) -> None:
     ("words", "offered"),
     [
         ("masksub tr", ["train"]),
-        ("masksub train digits/", ["digits/vit_micro"]),
+        ("masksub train digits/vit_mi", ["digits/vit_micro"]),
         ("masksub eval r", ["runs/a-s0"]),
         ("masksub sweep own.yaml --seeds 3 --sampler t", ["tpe"]),
         ("masksub report r", ["runs", "runs/a-s0"]),

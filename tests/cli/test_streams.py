@@ -149,6 +149,7 @@ def test_a_typing_error_is_told_with_the_nearest_name(
     assert run_here(monkeypatch, *arguments) == 2
     said = capsys.readouterr()
     assert told in said.err and "Traceback" not in said.err and said.out == ""
+    assert said.err.startswith("error: ") and said.err.count("\n") == 1 and "masksub " in said.err, "as all errors"
 
 
 def test_all_that_is_missing_is_told_at_once(
@@ -158,6 +159,17 @@ def test_all_that_is_missing_is_told_at_once(
     assert run_here(monkeypatch, "predict", "nowhere", "no.png") == 2
     said = capsys.readouterr().err
     assert said == "error: nowhere: there is no such run folder\nthere is no such image: no.png\n"
+
+
+def test_a_place_that_can_t_be_written_to_is_told_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Else it is told after seconds of loading, as a failure of the program. /proc lets nobody make a folder."""
+    stand_in(monkeypatch, "masksub.app.devices")  # ImportError if it came to that
+    place = "/proc/x" if Path("/proc").is_dir() else f"{tmp_path / 'file'}/x"
+    (tmp_path / "file").touch()
+    assert run_here(monkeypatch, "train", "absent", "--out", place) == 2
+    assert capsys.readouterr().err.startswith(f"error: --out {place}: can't make a run folder")
 
 
 FIGURES = {"loss": 0.5, "calibration_error": 2.0, "images": 60}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import functools
 import importlib.util
+import io
 import os
 import socket
 import sys
@@ -84,15 +85,14 @@ class Manual(Mixed):
         self.automatic_optimization = False
         self.accumulation, self.mixed = accumulation, mixed
 
-    def manual_backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
-        super().manual_backward(loss / self.accumulation, *args, **kwargs)
-
     def training_step(self, batch: Any, batch_idx: int) -> None:
         x, y = batch
-        if self.mixed:
+        if not self.mixed:
+            self.manual_backward(F.cross_entropy(self.model(x), y))
+        elif self.accumulation == 1:
             self.two_branch_step(x, y)
         else:
-            self.manual_backward(F.cross_entropy(self.model(x), y))
+            self.two_branch_step(x, y, backward=lambda loss: self.manual_backward(loss / self.accumulation))
         if (batch_idx + 1) % self.accumulation == 0:
             self.optimizers().step()
             self.optimizers().zero_grad()
@@ -273,10 +273,12 @@ def test_both_losses_are_logged(way: str) -> None:
     torch.testing.assert_close(trainer.callback_metrics["loss_sub"], out.loss_sub)
 
 
-def by_hand(data: Any, *, mode: Any = "split", clip: float | None = None, autocast: bool = False) -> nn.Module:
+def by_hand(
+    data: Any, *, mode: Any = "split", clip: float | None = None, autocast: bool = False, **settings: Any
+) -> nn.Module:
     model = build().train()
     optimizer = torch.optim.SGD(model.parameters(), lr=LEARNING_RATE)
-    step = masksub.TwoBranchStep(model, F.cross_entropy, sub=masksub.MaskSub(0.5), mode=mode)
+    step = masksub.TwoBranchStep(model, F.cross_entropy, sub=masksub.MaskSub(0.5), mode=mode, **settings)
     masks = MasksOfUpdates(SEED)
     for update, (x, y) in enumerate(data):
         optimizer.zero_grad()
@@ -312,26 +314,135 @@ def test_a_compiled_classifier(in_place: bool) -> None:
     same_weights(model, core(3))
 
 
+def squared(sub_logits: Tensor, target: Tensor) -> Tensor:
+    return (sub_logits.softmax(-1) - target).pow(2).sum(-1).mean()
+
+
+@pytest.mark.parametrize("settings", [{"weight": 1.0}, {"sub_criterion": squared}], ids=str)
+def test_settings_of_the_callback_mean_what_they_mean_in_the_core(settings: Any) -> None:
+    module = Plain()
+    fit(module, batches(3), callback(**settings))
+    same_weights(module.model, by_hand(batches(3), **settings))
+
+
+def test_masks_follow_seed_everything(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else two runs with two seeds draw the same masks."""
+    for name in ("PL_GLOBAL_SEED", "PL_SEED_WORKERS"):
+        monkeypatch.setenv(name, "0")  # so that what is there now comes back after the test
+    L.seed_everything(SEED, verbose=False)
+    module = Plain()
+    fit(module, batches(3), callback(seed=None))
+    same_weights(module.model, core(3))
+
+
+class Logging(Plain):
+    """Logs a loss under the callback's name, in a way of its own."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        loss = super().training_step(batch, batch_idx)
+        self.log("loss_main", 2 * loss.detach(), on_epoch=True, batch_size=8)
+        return loss
+
+
+def test_with_log_false_the_names_are_the_users_own() -> None:
+    logged = fit(Logging(), batches(1), callback(log=False)).callback_metrics
+    assert "loss_sub" not in logged
+    torch.testing.assert_close(logged["loss_main"], 2 * F.cross_entropy(build()(batches(1)[0][0]), batches(1)[0][1]))
+    with pytest.raises(Exception, match=r"self.log\(loss_main, ...\)` twice"):
+        fit(Logging(), batches(1), callback())
+
+
+def test_a_barebones_trainer_logs_nothing() -> None:
+    """There Lightning warns at each call of ``self.log``."""
+    module = Plain()
+    fit(module, batches(1), callback(), barebones=True, log_every_n_steps=None)
+    same_weights(module.model, core(1))
+
+
+class Accurate(Mixed):
+    """Uses the logits of the main branch."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        out = self.two_branch(*batch)
+        self.log("correct", (out.logits.argmax(1) == batch[1]).float().sum(), batch_size=8)
+        return out.loss
+
+
+def test_training_accuracy_with_the_mixin() -> None:
+    module, ((x, y),) = Accurate(), batches(1)
+    correct = (build()(x).argmax(1) == y).float().sum()
+    assert correct > 0
+    assert fit(module, [(x, y)]).callback_metrics["correct"] == correct
+    same_weights(module.model, core(1))
+
+
+def test_without_a_trainer_the_mode_of_the_module_decides() -> None:
+    """Else a validation of one's own is masked."""
+    module, ((x, y),) = Mixed(), batches(1)
+    plain = F.cross_entropy(module.model(x), y)
+    assert not torch.equal(module.two_branch_loss(x, y), plain)
+    module.eval()
+    assert torch.equal(module.two_branch_loss(x, y), plain)
+
+
+class Copying(L.Callback):
+    """Copies the module in the middle of training, as those do who keep the best one."""
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, *rest: Any) -> None:
+        torch.save(pl_module, saved := io.BytesIO())
+        saved.seek(0)
+        self.copies = copy.deepcopy(pl_module), torch.load(saved, weights_only=False)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_copies_made_while_training_are_modules_of_their_own(way: str) -> None:
+    """Else the module can't be saved, or what is done with the copy trains the original."""
+    train(way, batches(1), copying := Copying())
+    for each in copying.copies:
+        assert each.training_step.__self__ is each
+        same_weights(each.model, core(1))
+
+
+def test_a_hook_of_the_users_acts_once_in_each_branch() -> None:
+    """The sub branch repeats the call as it was made, not as the hook left it."""
+    module, keyword = Plain(), ByKeywords(Keywords())
+    module.model.register_forward_pre_hook(lambda _, args: (2 * args[0] + 1,))
+    fit(module, batches(3), callback())
+    same_weights(module.model, trained([(2 * x + 1, y) for x, y in batches(3)], updates=3))
+
+    def in_place(_: nn.Module, args: Any, kwargs: Any) -> None:
+        kwargs["pixel_values"] = 2 * kwargs["pixel_values"] + 1
+
+    seen: list[Tensor] = []
+    keyword.model.register_forward_pre_hook(in_place, with_kwargs=True)
+    keyword.model.net[0].register_forward_pre_hook(lambda _, args: seen.append(args[0].detach()))
+    fit(keyword, batches(1), callback(sub=masksub.MaskSub(0.0, unit=4)))
+    assert torch.equal(*seen)
+
+
 class Keywords(nn.Module):
     """Called and answering as the classifiers of transformers."""
 
-    def __init__(self) -> None:
+    def __init__(self, answer: Any = SimpleNamespace) -> None:
         super().__init__()
+        self.answer = answer
         self.net = nn.Sequential(nn.Conv2d(3, 4, 4, stride=4), nn.Flatten(), nn.Linear(64, 5))
 
     def forward(self, pixel_values: Tensor, labels: Tensor) -> Any:
         logits = self.net(pixel_values)
-        return SimpleNamespace(logits=logits, loss=F.cross_entropy(logits, labels))
+        return self.answer(logits=logits, loss=F.cross_entropy(logits, labels))
 
 
 class ByKeywords(Plain):
     def training_step(self, batch: Any, batch_idx: int) -> Any:
-        return {"loss": self.model(pixel_values=batch[0], labels=batch[1]).loss, "more": 1}
+        answer = self.model(pixel_values=batch[0], labels=batch[1])
+        return {"loss": answer["loss"] if isinstance(answer, dict) else answer.loss, "more": 1}
 
 
-def test_models_called_by_keywords_and_steps_that_return_a_dict() -> None:
+@pytest.mark.parametrize("answer", [SimpleNamespace, dict])
+def test_models_called_by_keywords_and_steps_that_return_a_dict(answer: Any) -> None:
     torch.manual_seed(0)
-    model, ((x, y),) = Keywords(), batches(1)
+    model, ((x, y),) = Keywords(answer), batches(1)
     expected = copy.deepcopy(model)
     sub = masksub.MaskSub(0.5, unit=4)
     fit(ByKeywords(model), [(x, y)], callback(sub=sub))
@@ -389,6 +500,10 @@ def headed(self: Any, batch: Any, batch_idx: int) -> Any:
     return F.cross_entropy(self.head(self.model(batch[0])), batch[1])
 
 
+def learned(self: Any, batch: Any, batch_idx: int) -> Any:
+    return F.cross_entropy(self.model(batch[0]), batch[1]) * self.head.bias.sum().exp()
+
+
 def beside(self: Any, batch: Any, batch_idx: int) -> Any:
     self.model(batch[0])
     return sum(p.sum() for p in self.model.parameters())
@@ -399,7 +514,8 @@ def beside(self: Any, batch: Any, batch_idx: int) -> Any:
     [
         (twice, "called self.model 2 times"),
         (never, "called self.model 0 times"),
-        (headed, r"parameters \(head.bias, head.weight\), so that these are not the logits"),
+        (headed, r"parameters \(head.bias, head.weight\) between what self.model returned and itself, or beside it"),
+        (learned, r"parameters \(head.bias\) between what self.model returned and itself, or beside it"),
         (beside, "does not depend on what self.model returned"),
     ],
 )
@@ -531,6 +647,12 @@ def worker(rank: int, folder: str, port: int) -> None:
         data = share(batches(updates * accumulation), rank, 2)
         fit(module, data, *callbacks, counted, strategy=strategy, devices=2, use_distributed_sampler=False, **settings)
         results[name] = (module.model.state_dict(), counted.count, counted.updates)
+    try:
+        fit(Manual(), share(batches(1), rank, 2), devices=2, strategy=DDPStrategy(
+            process_group_backend="gloo", static_graph=True
+        ), use_distributed_sampler=False)  # fmt: skip
+    except ValueError as error:
+        results["static graph"] = str(error)
     torch.save(results, f"{folder}/{rank}.pt")
     dist.destroy_process_group()
 
@@ -556,6 +678,11 @@ def test_one_reduction_an_update_on_two_processes(results: Any, name: str) -> No
     for key, value in one.items():
         if "running_" not in key:  # batch norm's statistics are each process's own between two forwards
             assert torch.equal(value, two[key]), key
+
+
+def test_a_static_graph_is_refused_where_a_reduction_is_left_out(results: Any) -> None:
+    """DDP would reduce in both backwards, or wait for ever."""
+    assert "static graph can't skip a reduction" in results[0]["static graph"]
 
 
 @pytest.mark.parametrize("name", [name for name in PARALLEL if "norm" not in name])

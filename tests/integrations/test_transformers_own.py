@@ -75,6 +75,30 @@ def test_own_methods_keep_their_meaning(way: Any, steps: int, tmp_path: Path) ->
     same_weights(model, expected)
 
 
+def test_names_of_one_s_own(tmp_path: Path) -> None:
+    """``self.weight`` is free for class weights; an argument of that name behind the mixin would never arrive."""
+
+    class Kept(Ours):
+        def __init__(self, *args: Any, class_weights: Tensor, **kwargs: Any) -> None:
+            super().__init__(*args, **kwargs)
+            self.weight = self.target = class_weights
+
+    trainer = Kept(
+        model=hf_vit(), args=arguments(tmp_path), train_dataset=rows(batches(1)), class_weights=torch.ones(5)
+    )
+    trainer.train()
+    assert trainer.sub_weight == 0.5
+
+    class Weighted(InOrder):
+        def __init__(self, *args: Any, weight: Any = None, **kwargs: Any) -> None:
+            super().__init__(*args, **kwargs)
+
+    with pytest.raises(TypeError, match=r"Weighted.__init__ has the argument 'weight'"):
+
+        class Mixed(MaskSubMixin, Weighted):
+            pass
+
+
 def test_the_mixin_comes_first() -> None:
     """In the other order the Trainer would never ask it, and train plainly."""
     with pytest.raises(TypeError, match=r"class Wrong\(MaskSubMixin, InOrder\)"):
@@ -105,6 +129,24 @@ class NoStep(Ours):
         return loss.detach()
 
 
+class Passing(Ours):
+    """A binary cross-entropy, although the labels go to the model, which then takes its problem for another."""
+
+    def compute_loss(self, model: nn.Module, inputs: Any, return_outputs: bool = False, **_: Any) -> Any:
+        outputs = model(**inputs)
+        loss = F.binary_cross_entropy_with_logits(outputs.logits, F.one_hot(inputs["labels"], 5).float())
+        return (loss, outputs) if return_outputs else loss
+
+
+class Tokens(Ours):
+    """Logits (B, L, C)."""
+
+    def compute_loss(self, model: nn.Module, inputs: Any, return_outputs: bool = False, **_: Any) -> Any:
+        outputs = model(**inputs)
+        outputs.logits = outputs.logits[:, None]
+        return (outputs.loss, outputs) if return_outputs else outputs.loss
+
+
 class NoLoss(InOrder):
     training_step = NoStep.training_step
 
@@ -114,16 +156,17 @@ class MixedNoLoss(MaskSubMixin, NoLoss):
 
 
 FLOATS = [(x, F.one_hot(y, 5).float()) for x, y in batches(1)]
-LOGGED = {"logging_strategy": "steps", "logging_steps": 1}
 REFUSED: dict[str, tuple[Any, dict[str, Any], dict[str, Any], dict[str, Any], str]] = {
     "a regression": (Ours, {"num_labels": 1}, {}, {}, "is a regression"),
     "a declared regression": (Ours, {"problem_type": "regression"}, {}, {}, "is a regression"),
     "an own loss": (Ours, {}, {"compute_loss_func": divided}, {}, "the loss is your own"),
+    "an own loss beside the model's": (Passing, {}, {}, {}, "the loss is your own"),
+    "a token's classes": (Tokens, {}, {}, {}, "logits have shape .*a classifier's"),
     "a mean of one's own": (Ours, {}, {"compute_loss_func": mean, "target": "softmax"},
                             {"gradient_accumulation_steps": 2}, "compute_loss_func is not divided"),
     "two calls": (TwoCalls, {}, {"target": "softmax"}, {}, "called the model 2 times"),
     "no outputs": (NoOutputs, {}, {"target": "softmax"}, {}, r"must return \(loss, outputs\)"),
-    "an own training_step": (NoStep, {}, {}, LOGGED, "never called super"),
+    "an own training_step": (NoStep, {}, {}, {}, "never called super"),
     "no compute_loss": (MixedNoLoss, {}, {}, {}, "never called self.compute_loss"),
     "weight 1": (Ours, {}, {"weight": 1.0}, {}, "weight = 1.0"),
     "another target": (Ours, {}, {"target": "labels"}, {}, "target = 'labels'"),
@@ -141,6 +184,16 @@ def test_refused(what: str, tmp_path: Path) -> None:
         data = [(x, y.float()) for x, y in data]
     with pytest.raises(ValueError, match=message):
         way(model=hf_vit(**config), args=arguments(tmp_path, **settings), train_dataset=rows(data), **own).train()
+
+
+def test_a_weight_that_comes_later_is_checked_too(tmp_path: Path) -> None:
+    """Settings that don't fit are let through with weight 0."""
+    trainer = Ours(model=hf_vit(), args=arguments(tmp_path), train_dataset=rows(batches(1)), weight=0.0)
+    trainer.train()
+    trainer.sub_weight = 0.5
+    trainer.args.ddp_static_graph = True
+    with pytest.raises(ValueError, match="ddp_static_graph"):
+        trainer.train()
 
 
 SETTINGS: dict[str, dict[str, Any]] = {

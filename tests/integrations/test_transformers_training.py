@@ -193,12 +193,14 @@ def test_compiled(tmp_path: Path) -> None:
 
 
 def test_a_schedule_of_the_weight(tmp_path: Path) -> None:
-    """Plain for the first half; the log has both losses where the sub branch ran."""
+    """Plain for the first half; the log has the sub loss where that branch ran, the main loss of all updates."""
     data, model = batches(4), hf_vit()
-    args = arguments(tmp_path, logging_strategy="steps", logging_steps=2)
+    args = arguments(tmp_path, logging_strategy="steps", logging_steps=1)
     trainer = Ours(model=model, args=args, train_dataset=rows(data), weight=Staged([(0, 0.0), (0.5, 0.5)]))
     trainer.train()
-    assert ["loss_sub" in line for line in trainer.state.log_history if "loss" in line] == [False, True]
+    lines = [line for line in trainer.state.log_history if "loss" in line]
+    assert ["loss_sub" in line for line in lines] == [False, False, True, True]
+    assert all(line["loss_main"] == pytest.approx(line["loss"], abs=1e-4) for line in lines[:2])
     expected: nn.Module = hf_vit().train()
     masks = MasksOfUpdates(SEED)
     step = masksub.TwoBranchStep(expected, F.cross_entropy, sub=masksub.MaskSub(0.5), weight=0)

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import ast
+import builtins
+import contextlib
+import inspect
 import json
+import keyword
 import re
 import subprocess
 import sys
@@ -240,6 +244,36 @@ def check_diff(page: Page, block: Block) -> None:
             if isinstance(node, (ast.Import, ast.ImportFrom)) and "masksub" in ast.unparse(node):
                 line = "\n" * (part.line + node.lineno - 2) + ast.unparse(node)
                 exec(compile(line, page.name, "exec"), {})
+
+
+def unknown_names(diff: str, known: set[str], others_of_page: str = "") -> set[str]:
+    """Names on the added lines of a diff that a reader would not have.
+
+    Args:
+        known: names of the page's example, which runs. Known besides are those on the diff's other lines, those that
+            its added lines assign or define, and what it imports from masksub, with attributes and parameters.
+        others_of_page: the page's other diffs, whose imports hold here too.
+    """
+    added = [line[1:] for line in diff.splitlines() if line.startswith("+")]
+    others = "\n".join(line[1:] for line in diff.splitlines() if line[:1] in (" ", "-"))
+    namespace: dict[str, Any] = {}
+    for line in (*added, *others.splitlines(), *(line[1:] for line in others_of_page.splitlines())):
+        if re.match(r"\s*(import|from) masksub", line):
+            exec(line.strip(), namespace)
+    namespace.pop("__builtins__", None)
+    for name, value in namespace.items():
+        known = known | {name} | set(dir(value))
+        for each in (value, *(getattr(value, attribute, None) for attribute in dir(value) if attribute[0] != "_")):
+            with contextlib.suppress(TypeError, ValueError):  # not callable, or written in C
+                known |= set(inspect.signature(each).parameters)
+    own = {name for line in added for name in re.findall(r"^\s*(?:(?:class|def) )?(\w+)(?:\s*=[^=]|\(.*:)", line)}
+    new = {name for line in added if not re.match(r"\s*(import|from) ", line) for name in names_in(line)}
+    return new - own - names_in(others) - known - set(keyword.kwlist) - set(dir(builtins))
+
+
+def names_in(code: str) -> set[str]:
+    """All names of a piece of Python, without those in strings and comments."""
+    return set(re.findall(r"[A-Za-z_]\w*", re.sub(r"\"[^\"\n]*\"|'[^'\n]*'|#.*", "", code)))
 
 
 RUNNERS: dict[str, Callable[[Page, Block], None]] = {

@@ -9,7 +9,7 @@ import pytest
 
 from tests.pages.blocks import ROOT, Block, find_blocks, prose
 from tests.pages.commands import check_command, check_mention, masksub_commands
-from tests.pages.runner import BlockError, Page, apply_diff, check, shell
+from tests.pages.runner import BlockError, Page, apply_diff, check, shell, unknown_names
 from tests.pages.sandbox import RECIPE, Sandbox, small
 from tests.pages.warm import STAND_INS
 
@@ -126,6 +126,20 @@ def test_what_is_right_passes(page: Page, text: str) -> None:
 def test_an_import_that_a_diff_adds_must_be_there(page: Page) -> None:
     with pytest.raises(ImportError):
         page.run(first("```diff\n-x = 1\n+from masksub import MaskSubb\n```\n"))
+
+
+@pytest.mark.parametrize(
+    ("line", "unknown"),
+    [
+        ("step = masksub.TwoBranchStep(model, sub=masksub.MaskSub(0.5))", set()),
+        ("step = masksub.TwoBranchStepp(modell, sub=masksub.MaskSub(0.5))", {"TwoBranchStepp", "modell"}),
+        ("accelerator.registr_for_checkpointing(step)", {"registr_for_checkpointing", "step"}),
+        ("accelerator.register_for_checkpointing(model)", set()),
+    ],
+)
+def test_names_that_a_diff_adds_are_looked_up(line: str, unknown: set[str]) -> None:
+    diff = f"+import masksub\n model = build()\n+{line}\n"
+    assert unknown_names(diff, {"accelerator", "register_for_checkpointing"}) == unknown
 
 
 def test_a_diff_changes_each_of_its_parts_once() -> None:

@@ -22,7 +22,9 @@ PAGE = ROOT / "CONTRIBUTING.md"
 def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of the sources and tests in which the page's files were written and its diff was applied."""
     folder = tmp_path_factory.mktemp("contributing")
-    for name in ("src", "tests"):
+    (folder / "benchmarks" / "results").mkdir(parents=True)
+    shutil.copy(ROOT / "benchmarks" / "results" / "zoo.json", folder / "benchmarks" / "results")
+    for name in ("src", "tests", "docs_build"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "pyproject.toml", folder)
     (folder / "library").mkdir()
@@ -58,6 +60,8 @@ def test_the_family_keeps_the_contract_and_the_integration_its_gradients(copy: P
     tests = ("tests/adapters/test_contract.py", "tests/integrations/test_acme.py")
     told = run(copy, "-m", "pytest", *tests, "-k", "acme", "-p", "no:cacheprovider")
     assert re.search(rf"^=* ?{len(CHECKS) + 3} passed", told, re.MULTILINE), told  # and the three of test_acme.py
+    told = run(copy, "-c", "from docs_build.families import table; print(table())")
+    assert re.search(r"^\| acme .*of another library", told, re.MULTILINE), told
 
 
 def test_the_recipe_is_found_valid_and_trains_two_steps(copy: Path) -> None:

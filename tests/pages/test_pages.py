@@ -13,7 +13,7 @@ import pytest
 
 from tests.pages.blocks import PAGES, ROOT, Block, find_blocks, prose
 from tests.pages.commands import check_mention
-from tests.pages.runner import Page, check
+from tests.pages.runner import Page, check, names_in, unknown_names
 from tests.pages.sandbox import NO_NETWORK, Sandbox, warm_process
 
 EXEMPT = {
@@ -58,6 +58,24 @@ def warm() -> Iterator[Path]:
 @pytest.mark.parametrize("page", PAGES, ids=named)
 def test_the_page_runs(page: Path, tmp_path: Path, warm: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run_page(page, tmp_path, warm, monkeypatch)
+
+
+WITH_DIFFS = [page for page in PAGES if "\n```diff\n" in page.read_text(encoding="utf-8")]
+
+
+@pytest.mark.parametrize("page", WITH_DIFFS, ids=named)
+def test_lines_that_a_diff_adds_have_names_that_are_there(page: Path) -> None:
+    """Else whoever changes these lines in a script of theirs gets a NameError or an AttributeError."""
+    blocks = blocks_of(page)
+    example = {name for block in blocks if block.language == "python" for name in names_in(block.code)}
+    diffs = [block for block in blocks if block.language == "diff" and block.title is None]
+    together = "\n".join(block.code for block in diffs)
+    for block in diffs:
+        assert unknown_names(block.code, example, together) == set(), f"{named(page)}:{block.line}"
+
+
+def test_each_trainer_has_a_page_with_lines_to_change() -> None:
+    assert {page.stem for page in WITH_DIFFS} >= {"bare-loop", "accelerate", "timm", "transformers", "lightning"}
 
 
 @pytest.mark.slow

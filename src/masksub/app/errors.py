@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-__all__ = ["DivergedError", "InputError", "RunBusy", "StoppedError"]
+__all__ = ["DivergedError", "InputError", "RunBusy", "StoppedError", "UsageMistake"]
 
 
 class InputError(ValueError):
     """The user's input is wrong: exit code 2. The message names the value, its place and what is accepted."""
+
+
+class UsageMistake(InputError):
+    """Wrong words on the command line: a traceback would not help anybody."""
 
 
 class StoppedError(RuntimeError):

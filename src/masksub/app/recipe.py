@@ -74,11 +74,12 @@ def _packaged(source: str | Path) -> Path:
     name = str(source).replace("\\", "/").removesuffix(".yaml")
     if name in recipes:
         return recipes[name]
-    near = difflib.get_close_matches(name, recipes, 3, 0.5) or list(recipes)
+    near = difflib.get_close_matches(name, recipes, 3, 0.5)
+    nearest = f"nearest: {', '.join(near)}; " if near else ""
     looked = f"{Path(source).absolute()} is {'a folder' if Path(source).is_dir() else 'no file'}"
     raise InputError(
         f"no recipe {str(source)!r}: {looked}, and the packaged recipes in {FOLDER} have none of that name; "
-        f"nearest: {', '.join(near)}"
+        f"{nearest}`masksub recipes` lists them"
     )
 
 

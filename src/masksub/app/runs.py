@@ -18,7 +18,7 @@ import filelock
 from .environment import command_line, environment
 from .errors import InputError, RunBusy
 from .recipe import dump_recipe, load_recipe
-from .run_check import check_runs
+from .run_check import LOCK, WRITING, check_runs
 from .settings import Recipe
 
 __all__ = [
@@ -30,14 +30,10 @@ __all__ = [
 ]
 
 
-LOCK = ".lock"
-_WRITING = ".writing"
-
-
 def write_text_atomically(path: Path, text: str) -> None:
     """Write a file so that a reader, or a machine that loses power, sees the old content or the new one."""
     # A name of its own: two commands may write the same result at the same moment.
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}{_WRITING}")
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}{WRITING}")
     try:
         with temporary.open("w", encoding="utf-8") as file:
             file.write(text)
@@ -135,7 +131,7 @@ class RunFolder:
 
     def sweep_away_unfinished(self) -> None:
         """Remove what a killed process was writing; nobody else may be writing."""
-        for path in self.path.glob(f".*{_WRITING}"):
+        for path in self.path.glob(f".*{WRITING}"):
             path.unlink(missing_ok=True)
 
     def set_aside(self) -> Path:

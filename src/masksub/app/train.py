@@ -33,6 +33,7 @@ from .processes import Processes
 from .progress import Reporter
 from .records import Records
 from .resume import Continuation, continuation, see_alike
+from .run_check import check_new_run
 from .runs import RunFolder
 from .settings import Recipe
 from .setup import set_up
@@ -81,11 +82,7 @@ def train(
         InterruptedRun: on SIGINT or SIGTERM, after a checkpoint.
     """
     run = RunFolder(path)
-    if run.exists and not (resume or overwrite):
-        raise InputError(f"{run.path} exists: go on with --resume, or start anew with --overwrite (it is set aside)")
-    parent = next(each for each in (run.path, *run.path.absolute().parents) if each.exists())
-    if not parent.is_dir() or not os.access(parent, os.W_OK):
-        raise InputError(f"{run.path}: can't make a run folder, {parent} is no folder that can be written to")
+    check_new_run(run.path, resume=resume, overwrite=overwrite)
     accelerator = create_accelerator(recipe)
     going_on = None
     if resume and run.begun:

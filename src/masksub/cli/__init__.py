@@ -50,7 +50,9 @@ def main() -> None:
         left = [word for word in arguments[:end] if word != "--debug"] + arguments[end:]
         app(args=left, prog_name="masksub")
     except (Exception, KeyboardInterrupt) as error:
-        if debug:
+        from masksub.app.errors import UsageMistake
+
+        if debug and not isinstance(error, UsageMistake):
             import traceback
 
             traceback.print_exception(error)

@@ -6,11 +6,13 @@ What means the same is called the same in all commands: ``--out``, ``--quiet``, 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import select
 import signal
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -40,8 +42,32 @@ __all__ = [
 ]
 
 
+_UsageError: Any = typer.BadParameter.__base__
+"""Of Click, which newer versions of Typer bring within themselves."""
+
+
+@contextlib.contextmanager
+def _told_as_other_errors() -> Iterator[None]:
+    """In one line, where Click would print four; the help for want of a command stays."""
+    try:
+        yield
+    except _UsageError as error:
+        if type(error).__name__ == "NoArgsIsHelpError":
+            raise
+        from masksub.app.errors import UsageMistake
+
+        said = " ".join(error.format_message().split()).rstrip(".")
+        command = error.ctx.command_path if error.ctx else "masksub"
+        raise UsageMistake(f"{said[:1].lower()}{said[1:]} ({command} --help lists what is accepted)") from None
+
+
 class _Commands(TyperGroup):
     """The group of all commands."""
+
+    def make_context(self, *arguments: Any, **more: Any) -> Any:
+        """Read the options that come before the command."""
+        with _told_as_other_errors():
+            return super().make_context(*arguments, **more)
 
     def get_params(self, ctx: Any) -> Any:
         """The options. Those for completion come from Typer, and are put in the words of the others."""
@@ -63,7 +89,8 @@ class _Commands(TyperGroup):
     def invoke(self, ctx: Any) -> Any:
         """Run a command. What Typer would swallow without a word is raised as what ``masksub.cli.main`` tells."""
         try:
-            return super().invoke(ctx)
+            with _told_as_other_errors():
+                return super().invoke(ctx)
         except KeyboardInterrupt as interrupt:
             from masksub.app.interrupt import InterruptedRun
 

@@ -69,6 +69,10 @@ def train(
 
     Example: masksub train digits/vit_micro optim.lr=1e-3 sub.ratio=0.6
     """
+    from masksub.app.run_check import check_new_run
+
+    if run is not None:  # before what takes seconds
+        check_new_run(run, resume=resume, overwrite=overwrite)
     from masksub.app.devices import refuse_copies
     from masksub.app.progress import Reporter
     from masksub.app.train import train as run_training

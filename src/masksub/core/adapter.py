@@ -6,7 +6,6 @@ that come with the package.
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from typing import Literal, Protocol
 from torch import Tensor, nn
 
 from .call import Call
+from .packaged import load_packaged
 
 __all__ = ["Adapter", "Grid", "Masker", "find_adapter", "patch_grid", "register", "registered", "unregister"]
 
@@ -128,13 +128,11 @@ def patch_grid(x: Tensor, cells: tuple[int, int], patch: tuple[int, int], unit: 
 
 
 _ADAPTERS: list[Adapter] = []
-_PACKAGED = f"{__name__.partition('.')[0]}.adapters"
-"""Registers the adapters that come along when it is loaded: on first need, whichever part of the core was imported."""
 
 
 def register(adapter: Adapter) -> None:
     """Let ``adapter`` answer for the models that it matches, before all adapters registered so far."""
-    importlib.import_module(_PACKAGED)  # comes first; while it is being loaded itself, this does nothing
+    load_packaged()  # they come first
     _ADAPTERS.insert(0, adapter)
 
 
@@ -145,7 +143,7 @@ def unregister(adapter: Adapter) -> None:
 
 def registered() -> tuple[Adapter, ...]:
     """All adapters in the order in which they are asked."""
-    importlib.import_module(_PACKAGED)
+    load_packaged()
     return tuple(_ADAPTERS)
 
 

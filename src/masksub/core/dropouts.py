@@ -13,6 +13,7 @@ from torch.nn.modules.dropout import _DropoutNd
 from .batch_norm import BatchNorm
 from .branches import Branch, RateBranch
 from .intercept import swapped
+from .packaged import load_packaged
 from .wrappers import unwrap
 
 __all__ = ["DropSub", "dropout_sites", "register_dropouts"]
@@ -34,6 +35,7 @@ def register_dropouts(kinds: Mapping[str, tuple[str, ...]]) -> None:
 
 def dropout_sites(model: nn.Module) -> list[str]:
     """Paths of the dropouts on the outputs of attention and MLP, whatever their rate is."""
+    load_packaged()
     found = []
     for path, module in model.named_modules():
         names = list(_SITES.get("", ()))

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from .call import Call
 from .copies import meta_copy, real_copy
+from .packaged import load_packaged
 
 __all__ = ["TRIAL_BATCH", "Residual", "bare_copy", "exits_of", "is_drop_path", "register_exits", "trial_call", "watch"]
 
@@ -72,6 +73,7 @@ def is_drop_path(name: str) -> bool:
 
 def exits_of(model: nn.Module) -> dict[str, list[str]]:
     """All exits: by the path of the block, the paths of its exits from there."""
+    load_packaged()
     found: dict[str, list[str]] = {}
     for path, module in model.named_modules():
         # A place that holds nothing at rate 0 is an attribute that is None.

@@ -25,7 +25,7 @@ from .checkpointing import recomputes
 from .loss import TargetKind, relaxed_target, soft_loss, soft_loss_like
 from .wrappers import sharded_modules, unwrap_parallel, without_gradient_sync
 
-__all__ = ["StepOutput", "TwoBranchStep"]
+__all__ = ["StepOutput", "TwoBranchStep", "logits_of"]
 
 Criterion = Callable[[Tensor, Tensor], Tensor]
 
@@ -304,14 +304,27 @@ def _backward(run: Callable[[Tensor], Any], tensor: Tensor) -> None:
         run(tensor)
 
 
-def _logits(model: nn.Module, x: Any, cuts: _Cuts | None = None) -> Tensor:
-    output = model(**x) if isinstance(x, Mapping) else model(x)
+def logits_of(output: Any, whose: str) -> Tensor:
+    """The logits in what a classifier returned.
+
+    Args:
+        output: a tensor, or an object or a mapping that has it as ``logits``.
+        whose: the classifier's name, for the error.
+
+    Raises:
+        TypeError: there are none.
+    """
     logits = output.get("logits") if isinstance(output, Mapping) else getattr(output, "logits", output)
     if not isinstance(logits, Tensor):
         raise TypeError(
-            f"{type(model).__name__} returned {type(output).__name__}; a two-branch step needs a tensor of logits or "
-            f"an object with .logits"
+            f"{whose} returned {type(output).__name__}; a two-branch step needs a tensor of logits or an object with "
+            f".logits"
         )
+    return logits
+
+
+def _logits(model: nn.Module, x: Any, cuts: _Cuts | None = None) -> Tensor:
+    logits = logits_of(model(**x) if isinstance(x, Mapping) else model(x), type(model).__name__)
     return logits if cuts is None else cuts.cut(logits)
 
 

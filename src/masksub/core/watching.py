@@ -17,26 +17,39 @@ __all__ = ["calls_seen", "graph"]
 
 @contextmanager
 def calls_seen(model: nn.Module) -> Iterator[list[tuple[tuple[Any, ...], dict[str, Any], Any]]]:
-    """While active, what ``model`` is called with under gradient and what it returns; outside any compiled region."""
-    calls: list[tuple[tuple[Any, ...], dict[str, Any], Any]] = []
+    """While active, what ``model`` is called with under gradient and what it returns; outside any compiled region.
 
-    def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+    The arguments are the caller's, before any hook of the model: a repeated call goes through its hooks again.
+    """
+    calls: list[tuple[tuple[Any, ...], dict[str, Any], Any]] = []
+    begun: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
+
+    def before(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        begun.append((args, dict(kwargs)))  # a hook may change the mapping in place
+
+    def after(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+        args, kwargs = begun.pop()
         if torch.is_grad_enabled():
             calls.append((args, kwargs, output))
 
     compiled = getattr(model, "_compiled_call_impl", None)
     if compiled is None:
-        handle = model.register_forward_hook(hook, with_kwargs=True)
+        handles = (
+            model.register_forward_pre_hook(before, prepend=True, with_kwargs=True),
+            model.register_forward_hook(after, with_kwargs=True),
+        )
         try:
             yield calls
         finally:
-            handle.remove()
+            for handle in handles:
+                handle.remove()
         return
 
     # The hooks of model.compile() would be traced once and then go stale.
     def call(*args: Any, **kwargs: Any) -> Any:
+        before(model, args, kwargs)
         output = compiled(*args, **kwargs)
-        hook(model, args, kwargs, output)
+        after(model, args, kwargs, output)
         return output
 
     model._compiled_call_impl = call

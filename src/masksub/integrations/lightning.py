@@ -12,6 +12,7 @@ already; else the first that is installed). lightning 2.6.2 and 2.6.3 were malic
 
 from __future__ import annotations
 
+import copy
 import functools
 import importlib
 import importlib.metadata
@@ -21,7 +22,6 @@ import sys
 import weakref
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack, nullcontext
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -32,7 +32,7 @@ from masksub.core.checkpointing import recomputes
 from masksub.core.intercept import swapped
 from masksub.core.loss import TargetKind, relaxed_target, soft_loss, soft_loss_like
 from masksub.core.seeds import MasksOfUpdates
-from masksub.core.step import Criterion, StepOutput, TwoBranchStep
+from masksub.core.step import Criterion, StepOutput, TwoBranchStep, logits_of
 from masksub.core.watching import calls_seen, graph
 from masksub.core.wrappers import without_gradient_sync
 
@@ -85,44 +85,56 @@ _ONE_LINE = (
 )
 
 
-@dataclass
 class _Settings:
     """What both ways in are told, and what they share: the classifier, the place of the masks, the log."""
 
-    model: str
-    criterion: Criterion
-    sub: Branch
-    weight: float
-    target: Target
-    sub_criterion: Criterion | None
-    seed: int | None
-    log: bool
-    _masks: MasksOfUpdates | None = None
-    _trainer: weakref.ref[Any] | None = None
-
-    def __post_init__(self) -> None:
-        if not isinstance(self.model, str):
+    def __init__(
+        self,
+        model: str,
+        criterion: Criterion,
+        sub: Branch,
+        weight: float,
+        target: Target,
+        sub_criterion: Criterion | None,
+        seed: int | None,
+        log: bool,
+    ) -> None:
+        if not isinstance(model, str):
             raise TypeError(
-                f"model is a {type(self.model).__name__}; give the classifier's name in the LightningModule, for "
-                f"example 'model' for self.model, or '' for the LightningModule itself"
+                f"model is a {type(model).__name__}; give the classifier's name in the LightningModule, for example "
+                f"'model' for self.model, or '' for the LightningModule itself"
             )
-        self.step(nn.Identity())  # so that wrong values are named now, not in the first batch
+        self.model, self.seed, self.log = model, seed, log
+        # Of no model yet; it names wrong values now, not in the first batch.
+        self._step = TwoBranchStep(
+            nn.Identity(), criterion, sub=sub, weight=weight, target=target, sub_criterion=sub_criterion
+        )
+        self._masks: MasksOfUpdates | None = None
+        self._trainer: weakref.ref[Any] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         # Copies and other processes start their masks by their own trainer.
         return {**vars(self), "_masks": None, "_trainer": None}
 
-    def step(self, classifier: nn.Module, mode: Literal["split", "joint"] = "joint") -> TwoBranchStep:
+    @property
+    def sub(self) -> Branch:
+        """What the sub branch changes."""
+        return self._step.sub
+
+    @property
+    def weight(self) -> float:
+        """Share of the sub branch in the loss, 0 <= weight <= 1. May be changed between steps."""
+        return self._step.weight
+
+    @weight.setter
+    def weight(self, value: float) -> None:
+        self._step.weight = value
+
+    def step(self, classifier: nn.Module) -> TwoBranchStep:
         """The core's step with the settings as they are now."""
-        return TwoBranchStep(
-            classifier,
-            self.criterion,
-            sub=self.sub,
-            weight=self.weight,
-            mode=mode,
-            target=self.target,
-            sub_criterion=self.sub_criterion,
-        )
+        step = copy.copy(self._step)
+        step.model = classifier
+        return step
 
     def classifier(self, module: LightningModule) -> nn.Module:
         """The module that both branches call."""
@@ -228,13 +240,7 @@ class MaskSubCallback(Callback):
             raise ValueError(f"{type(pl_module).__name__} runs its backward itself. {_ONE_LINE}")
         self.settings.classifier(pl_module)
         self._checked = False
-        plain = pl_module.training_step
-
-        @functools.wraps(plain)
-        def training_step(*args: Any, **kwargs: Any) -> Any:
-            return self._both(pl_module, functools.partial(plain, *args, **kwargs))
-
-        self._in_force.enter_context(swapped(pl_module, "training_step", training_step))
+        self._in_force.enter_context(swapped(pl_module, "training_step", _Watched(self, pl_module)))
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Put the module's own ``training_step`` back."""
@@ -247,7 +253,7 @@ class MaskSubCallback(Callback):
     def _both(self, module: LightningModule, plain: Callable[[], Any]) -> Any:
         """What ``training_step`` returns, with the joint loss in the place of its loss."""
         settings, classifier = self.settings, self.settings.classifier(module)
-        weight = settings.step(classifier).weight  # checked
+        weight = settings.weight
         with calls_seen(classifier) as calls:
             output = plain()
         loss_main = output.get("loss") if isinstance(output, Mapping) else output
@@ -262,12 +268,12 @@ class MaskSubCallback(Callback):
                 f"MaskSubCallback can take its logits for the main branch only where it is called once. {_ONE_LINE}"
             )
         args, kwargs, main_output = calls[0]
-        logits = _logits(main_output, self._called)
+        logits = logits_of(main_output, self._called)
         if not self._checked:
             self._check(module, classifier, loss_main, logits)
             self._checked = True
         with settings.sub.applied(classifier, generator=settings.generator(module)):
-            sub_logits = _logits(classifier(*args, **kwargs), self._called)
+            sub_logits = logits_of(classifier(*args, **kwargs), self._called)
         loss_sub = self._sub_loss(sub_logits, relaxed_target(logits, self._kind))
         loss = loss_sub if weight == 1 else (1 - weight) * loss_main + weight * loss_sub
         settings.write(module, loss_main, loss_sub)
@@ -290,10 +296,28 @@ class MaskSubCallback(Callback):
         names = {id(parameter): name for name, parameter in module.named_parameters()}
         if after := sorted(names.get(key, "one of another module") for key in reached - before):
             raise RuntimeError(
-                f"between what {self._called} returned and the loss of training_step there are parameters "
-                f"({', '.join(after[:3])}), so that these are not the logits. Name the module that returns the logits "
-                f"as model=, or '' for the LightningModule itself. Or: {_ONE_LINE}"
+                f"the loss of training_step has parameters ({', '.join(after[:3])}) between what {self._called} "
+                f"returned and itself, or beside it. If these are a head, name the module that returns the logits as "
+                f"model=, or '' for the LightningModule itself. Otherwise: {_ONE_LINE}"
             )
+
+
+class _Watched:
+    """Stands in for ``training_step`` of a module in ``fit``; a copy or pickle of the module gets its own one."""
+
+    def __init__(self, callback: MaskSubCallback, module: LightningModule) -> None:
+        self._callback, self._module, self._plain = callback, module, module.training_step
+        functools.update_wrapper(self, self._plain)  # Lightning looks at its arguments
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self._callback._both(self._module, functools.partial(self._plain, *args, **kwargs))
+
+    def __reduce__(self) -> Any:
+        return _itself, (self._plain,)
+
+
+def _itself(value: Any) -> Any:
+    return value
 
 
 class MaskSubMixin(_Mixed):
@@ -331,32 +355,41 @@ class MaskSubMixin(_Mixed):
         self.masksub = _Settings(model, criterion, sub, weight, target, sub_criterion, seed, log)
 
     def two_branch_loss(self, x: Any, y: Tensor) -> Tensor:
-        """The loss of both branches with its graph, for one backward by Lightning or by ``manual_backward``.
+        """The loss of both branches with its graph: ``two_branch(x, y).loss``."""
+        return self.two_branch(x, y).loss
 
-        In validation and test it is the criterion's loss on whole inputs.
+    def two_branch(self, x: Any, y: Tensor) -> StepOutput:
+        """Both forwards, for one backward by Lightning or by ``manual_backward``.
+
+        In validation and test, and without a Trainer in eval mode, it is the main branch alone on whole inputs.
 
         Args:
             x: the classifier's input, batch first: one tensor, or a mapping of keyword arguments.
             y: targets for the criterion.
+
+        Returns:
+            StepOutput with its graph; backward is that of ``loss``. ``logits`` are the main branch's.
         """
         settings = self._settings()
         step = settings.step(settings.classifier(self))
         trainer = getattr(self, "_trainer", None)
-        if trainer is not None and not trainer.training:
+        if not (self.training if trainer is None else trainer.training):
             step.weight = 0.0
-            return step.joint(x, y).loss
+            return step.joint(x, y)
         out = step.joint(x, y, generator=settings.generator(self))
         settings.write(self, out.loss_main, out.loss_sub)
-        return out.loss
+        return out
 
-    def two_branch_step(self, x: Any, y: Tensor) -> StepOutput:
+    def two_branch_step(self, x: Any, y: Tensor, *, backward: Callable[[Tensor], Any] | None = None) -> StepOutput:
         """Forward and backward of the main branch, then of the sub branch, in manual optimization.
 
         Activations of one branch are held at a time. Under DDP the main branch's backward reduces nothing, so that
         there is one reduction.
 
         Args:
-            x, y: as for ``two_branch_loss``.
+            x, y: as for ``two_branch``.
+            backward: called in place of ``self.manual_backward``, once for each branch; with four micro-batches an
+                update ``lambda loss: self.manual_backward(loss / 4)``.
 
         Returns:
             StepOutput, detached; gradients are added to the parameters'.
@@ -371,20 +404,20 @@ class MaskSubMixin(_Mixed):
                 "self.two_branch_loss(x, y), or set self.automatic_optimization = False"
             )
         wrapper: Any = self.trainer.strategy.model
-        step = settings.step(settings.classifier(self), "split")
+        step = settings.step(settings.classifier(self))
         # One way through the step runs two backwards; the first of them must not reduce.
         twice = 0 < step.weight < 1 and not step.sub.mutual
         if twice and getattr(wrapper, "static_graph", False):
             raise ValueError("DDP of a static graph can't skip a reduction; use self.manual_backward(two_branch_loss)")
-        backwards = 0
+        run, backwards = self.manual_backward if backward is None else backward, 0
 
-        def backward(loss: Tensor) -> None:
+        def one_backward(loss: Tensor) -> None:
             nonlocal backwards
             backwards += 1
             with without_gradient_sync(wrapper) if twice and backwards == 1 else nullcontext():
-                self.manual_backward(loss)
+                run(loss)
 
-        out = step(x, y, generator=settings.generator(self), backward=backward)
+        out = step(x, y, generator=settings.generator(self), backward=one_backward)
         settings.write(self, out.loss_main, out.loss_sub)
         return out
 
@@ -395,13 +428,3 @@ class MaskSubMixin(_Mixed):
                 f"sub=MaskSub(0.5)) in __init__"
             )
         return self.masksub
-
-
-def _logits(output: Any, called: str) -> Tensor:
-    logits = getattr(output, "logits", output)
-    if not isinstance(logits, Tensor):
-        raise TypeError(
-            f"{called} returned {type(output).__name__}; a two-branch step needs a tensor of logits or an object with "
-            f".logits"
-        )
-    return logits

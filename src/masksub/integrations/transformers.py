@@ -13,10 +13,11 @@ Shape letters: B batch, C classes.
 from __future__ import annotations
 
 import copy
+import inspect
 import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 import torch
@@ -24,16 +25,18 @@ from torch import Tensor, nn
 
 import masksub.adapters  # noqa: F401  # registers the model families
 from masksub.core.branches import Branch, MaskSub
-from masksub.core.call import Call, calls_replaced
+from masksub.core.call import Call
 from masksub.core.loss import TargetKind, relaxed_target, soft_loss
 from masksub.core.schedule import Constant, Schedule
 from masksub.core.seeds import MasksOfUpdates
+from masksub.core.step import logits_of
+from masksub.core.watching import calls_seen
 from masksub.core.wrappers import unwrap, without_gradient_sync
 
 try:
     import accelerate
     import transformers
-    from transformers import Trainer
+    from transformers import Trainer, TrainerCallback
 except ImportError as error:
     raise ImportError(f"masksub's Trainer needs: pip install 'masksub[transformers]' ({error})") from error
 
@@ -58,8 +61,8 @@ class MaskSubMixin(_Trainer):
     """Makes a Trainer of one's own a two-branch one: ``class Mine(MaskSubMixin, MyTrainer)``, the mixin first.
 
     The other class keeps its ``compute_loss``, ``training_step``, optimizer and evaluation. Its ``compute_loss`` is
-    asked for the main branch alone; it must call the model once and heed ``return_outputs``. Its ``training_step`` runs
-    once for each branch.
+    asked for the main branch alone; it must call the model once (calls without gradient don't count) and heed
+    ``return_outputs``. Its ``training_step`` runs once for each branch.
 
     Two more losses are logged beside ``loss``, which is (1 - weight) * ``loss_main`` + weight * ``loss_sub``; averaged
     as it is, over the updates since the last line and over all processes. Masks depend on ``args.seed``,
@@ -69,15 +72,16 @@ class MaskSubMixin(_Trainer):
         *args, **kwargs: those of the Trainer.
         sub: what the sub branch changes; ``MaskSub(0.5)`` if None. Its ratio may be changed between updates.
         weight: share of the sub branch in the loss, 0 <= weight < 1, or a schedule of it (``masksub.schedule``) over
-            ``state.max_steps``; 0.5 in the paper. At 0 all is the Trainer's own, bit for bit.
-        target: what the sub branch learns of the main branch's output: its "softmax" or its "sigmoid". "auto": by the
-            model's ``config.problem_type`` or, with a loss of transformers' own, by the labels.
+            ``state.max_steps``; 0.5 in the paper. At 0 all is the Trainer's own, bit for bit. Kept as ``sub_weight``.
+        target: what the sub branch learns of the main branch's output: its "softmax" or its "sigmoid". "auto", with a
+            loss of transformers' own: by the model's ``config.problem_type`` or the labels.
 
     Raises:
-        TypeError: a class whose bases stand in the wrong order.
-        ValueError: a value out of range, or a setting of the Trainer that two backward passes a step don't fit. At the
-            first step: a regression, ``target="auto"`` with a loss that is not known, a ``compute_loss`` or
-            ``compute_loss_func`` that doesn't do what is said above, or logits that are not (B, C).
+        TypeError: a class whose bases stand in the wrong order, or with arguments of the same name.
+        ValueError: a value out of range, or a setting of the Trainer that two backward passes a step don't fit, here
+            or when training begins. At the first step: a regression, ``target="auto"`` with a loss that is not known, a
+            ``training_step``, ``compute_loss`` or ``compute_loss_func`` that doesn't do what is said above, or logits
+            that are not (B, C).
     """
 
     def __init__(
@@ -93,39 +97,47 @@ class MaskSubMixin(_Trainer):
         if sub is not None and sub.mutual:
             raise ValueError(f"sub = {sub!r}: both its branches are drawn; the Trainer's main branch is not")
         self.sub = MaskSub(0.5) if sub is None else sub
-        self.weight = weight
+        self.sub_weight = weight
         self._target = target
         self._training: Any = None
         self._is_divided: bool | None = None
         super().__init__(*args, **kwargs)
+        self.add_callback(_Checks(self))
         if self.runs_sub:
             _check_settings(self)
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
-        """Refuses a class in which the Trainer comes first, and would never ask the mixin."""
+        """Refuses a class in which the Trainer comes first, and would never ask the mixin; or never get an argument."""
         super().__init_subclass__(**kwargs)
         order = cls.__mro__
         if Trainer in order and order.index(Trainer) < order.index(MaskSubMixin):
             first = next(base.__name__ for base in cls.__bases__ if base is not MaskSubMixin)
             raise TypeError(f"MaskSubMixin must come first: class {cls.__name__}(MaskSubMixin, {first})")
+        for base in order[order.index(MaskSubMixin) + 1 :]:
+            names = inspect.signature(vars(base)["__init__"]).parameters if "__init__" in vars(base) else {}
+            if taken := [name for name in ("sub", "weight", "target") if name in names]:
+                raise TypeError(
+                    f"{base.__name__}.__init__ has the argument {taken[0]!r}, and MaskSubMixin before it takes what is "
+                    f"passed by this name. Rename it in {base.__name__}"
+                )
 
     @property
-    def weight(self) -> float | Schedule:
+    def sub_weight(self) -> float | Schedule:
         """Share of the sub branch in the loss, 0 <= weight < 1, or its schedule. May be changed between updates."""
-        return self._weight.value if isinstance(self._weight, Constant) else self._weight
+        return self._sub_weight.value if isinstance(self._sub_weight, Constant) else self._sub_weight
 
-    @weight.setter
-    def weight(self, value: float | Schedule) -> None:
+    @sub_weight.setter
+    def sub_weight(self, value: float | Schedule) -> None:
         schedule = value if callable(value) else Constant(value)
         low, high = schedule.bounds
         if not 0.0 <= low <= high < 1.0:
             raise ValueError(f"weight = {value!r}: the share of the sub branch must satisfy 0 <= weight < 1")
-        self._weight: Schedule = schedule
+        self._sub_weight: Schedule = schedule
 
     @property
     def runs_sub(self) -> bool:
         """Whether the sub branch is run at some time: its weight is not always 0."""
-        return self._weight.bounds != (0, 0)
+        return self._sub_weight.bounds != (0, 0)
 
     def training_step(self, model: nn.Module, inputs: Any, num_items_in_batch: Any = None) -> Tensor:
         """Forward and backward of both branches on one micro-batch.
@@ -142,40 +154,40 @@ class MaskSubMixin(_Trainer):
         if not self.runs_sub:
             return super().training_step(model, inputs, num_items_in_batch)
         if self._training is not self.state:  # each training has a state of its own
-            self._training, self._masks, self._window = self.state, MasksOfUpdates(self.args.seed), _Window()
-        count = self._items(inputs, num_items_in_batch)
+            self._training, self._masks = self.state, MasksOfUpdates(self.args.seed)
+            self._windows = {"loss_main": _Window(), "loss_sub": _Window()}
         update = self.state.global_step
-        weight = self._weight(min(1.0, update / max(1, self.state.max_steps)))
-        if weight == 0:
-            return super().training_step(model, inputs, count)
+        weight = self._sub_weight(min(1.0, update / max(1, self.state.max_steps)))
 
         main = _MainLoss(self, 1 - weight)
-        with without_gradient_sync(model), self._loss_from(main):
-            loss_main = super().training_step(model, copy.copy(inputs), count)
+        with without_gradient_sync(model) if weight else nullcontext(), self._loss_from(main):
+            loss_main = super().training_step(model, copy.copy(inputs), num_items_in_batch)
         if main.call is None:
             raise ValueError(f"{type(self).__name__}.training_step never called self.compute_loss")
+        self._windows["loss_main"].add(update, loss_main / (1 - weight))
+        if weight == 0:
+            return loss_main
 
-        def sub_loss(model: nn.Module, *_: Any, **__: Any) -> Tensor:
-            logits = _logits(model(*main.call.args, **main.call.kwargs), main.call)
-            return weight * self._soft_loss(logits, main, count)
+        def sub_loss(model: nn.Module, _: Any, return_outputs: bool = False, *__: Any, **___: Any) -> Any:
+            outputs = model(*main.call.args, **main.call.kwargs)
+            loss = weight * self._soft_loss(_logits(outputs, main.call), main)
+            return (loss, outputs) if return_outputs else loss
 
         generator = self._masks(update, self.accelerator.process_index, self.args.device)
         # Backward inside the branch: with gradient checkpointing it runs blocks again.
         with self.sub.applied(model, generator=generator), self._loss_from(sub_loss):
-            loss_sub = super().training_step(model, _updated(inputs, main.inputs), count)
-        self._window.add(update, torch.stack([loss_main / (1 - weight), loss_sub / weight]))
+            loss_sub = super().training_step(model, _updated(inputs, main.inputs), num_items_in_batch)
+        self._windows["loss_sub"].add(update, loss_sub / weight)
         return loss_main + loss_sub
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """Log as the Trainer does; a line of training gets both losses too."""
         if self.runs_sub and {"loss", "learning_rate"} <= logs.keys():  # the Trainer's own, written by all processes
-            if self._training is not self.state:
-                raise ValueError(
-                    f"{type(self).__name__}.training_step never called super().training_step: no sub branch"
-                )
-            if (both := self._window.mean()) is not None:
-                loss_main, loss_sub = self.accelerator.reduce(both, "mean").tolist()
-                logs = {**logs, "loss_main": loss_main, "loss_sub": loss_sub}
+            means = {name: window.mean() for name, window in self._windows.items()}
+            logs = {
+                **logs,
+                **{name: self.accelerator.reduce(m, "mean").item() for name, m in means.items() if m is not None},
+            }
         super().log(logs, *args, **kwargs)
 
     @contextmanager
@@ -189,13 +201,12 @@ class MaskSubMixin(_Trainer):
             del self.compute_loss
             vars(self).update(before)
 
-    def _soft_loss(self, logits: Tensor, main: _MainLoss, count: Any) -> Tensor:
+    def _soft_loss(self, logits: Tensor, main: _MainLoss) -> Tensor:
         """The sub branch's loss, scaled as the Trainer takes the main loss to be.
 
         Args:
             logits: (B, C).
             main: the main branch; rows that its labels leave out (-100) are left out here too.
-            count: labels in the whole update if the loss is a sum divided by it, None if it is a mean over B.
         """
         target = main.target
         number: Any = logits.shape[0] if main.kind == "softmax" else logits.numel()
@@ -203,62 +214,66 @@ class MaskSubMixin(_Trainer):
             labelled: Any = main.labels != -100
             target, number = target * labelled[:, None], labelled.sum()
         total: Any = soft_loss(logits, target, main.kind, "sum")
-        if count is None or getattr(self, "loss_is_scaled_for_ga", None) is False:
+        if main.count is None or getattr(self, "loss_is_scaled_for_ga", None) is False:
             return cast("Tensor", total / number)
         # DistributedDataParallel takes the mean over processes; the count is the sum over them.
         processes = self.accelerator.num_processes if self.args.average_tokens_across_devices else 1
-        return cast("Tensor", total / count * processes)
+        return cast("Tensor", total / main.count * processes)
 
     def _target_kind(self, labels: Tensor | None, classes: int) -> TargetKind:
         if self._target != "auto":
             return self._target
+        own = self.compute_loss_func is not None or type(self).compute_loss is not Trainer.compute_loss
         model: Any = unwrap(cast("nn.Module", self.model))
         problem = getattr(getattr(model, "config", None), "problem_type", None)
-        if problem == "regression" or (problem is None and classes == 1):
+        if not own and (problem == "regression" or (problem is None and classes == 1)):
             raise ValueError(
                 f"{type(model).__name__} with {classes} output(s) and problem_type {problem!r} is a regression; "
-                f"MaskSub needs classes. For a binary cross-entropy of your own pass target='sigmoid'"
+                f"MaskSub needs classes"
             )
-        if problem in _KINDS:
+        # transformers' models set the problem_type themselves, by labels: it says nothing about another loss.
+        if not own and problem in _KINDS:
             return _KINDS[problem]
-        own = self.compute_loss_func is not None or type(self).compute_loss is not Trainer.compute_loss
         if own or not _class_numbers(labels):
             what = "the loss is your own" if own else f"labels are {getattr(labels, 'dtype', None)}, not class numbers"
             raise ValueError(
-                f"target = 'auto': {what} and model.config.problem_type is not set. Pass target='softmax' for a "
-                f"cross-entropy, target='sigmoid' for a binary cross-entropy"
+                f"target = 'auto': {what}. Pass target='softmax' for a cross-entropy, target='sigmoid' for a binary "
+                f"cross-entropy"
             )
         return "softmax"
 
-    def _items(self, inputs: Any, count: Any) -> Any:
-        """``num_items_in_batch``, or None where the loss is a mean although the Trainer believes it divided by it.
+    def _find_out(self, compute: Callable[..., Any], model: nn.Module, inputs: Any, given: dict[str, Any]) -> None:
+        """Find out once whether the loss is divided by ``num_items_in_batch``, as the Trainer believes of it.
 
-        Many models accept any keyword and drop this one (transformers#47688). The Trainer then takes a loss that is too
-        large by the number of micro-batches and processes.
+        Many models accept any keyword and drop this one (transformers#47688), and so do losses of one's own. The
+        Trainer then takes a loss that is too large by the number of micro-batches and processes. A loss that is divided
+        halves with twice the number: two forwards without gradient.
         """
-        if self._is_divided is None and count is not None and getattr(self, "loss_is_scaled_for_ga", None) is None:
-            processes = self.accelerator.num_processes if self.args.average_tokens_across_devices else 1
-            parts = self.args.gradient_accumulation_steps * processes
-            self._is_divided = parts == 1 or self._follows(count, inputs)
-            if not self._is_divided:
-                self._take_means(parts)
-        return None if self._is_divided is False else count
-
-    def _follows(self, count: Any, inputs: Any) -> bool:
-        """Whether the loss of this micro-batch halves with twice the count: two forwards without gradient, once."""
-        model: Any = self.model
-        inputs, losses, was_training = self._prepare_inputs(inputs), [], model.training
+        count = given.get("num_items_in_batch")
+        if self._is_divided is not None or count is None or getattr(self, "loss_is_scaled_for_ga", None) is not None:
+            return
+        model, losses = getattr(model, "_orig_mod", model), []  # compiling for two calls isn't worth it
+        modes = [(module, module.training) for module in model.modules()]
         devices = [self.args.device] if self.args.device.type == "cuda" else []
         model.eval()
         for times in (1, 2):
             # The same random numbers for both, and for what comes after.
             with torch.no_grad(), torch.random.fork_rng(devices):
-                loss: Any = self.compute_loss(model, copy.copy(inputs), num_items_in_batch=times * count)
+                loss = compute(model, copy.copy(inputs), **{**given, "num_items_in_batch": times * count})
             losses.append(loss.detach().float().mean())
-        model.train(was_training)
-        # All processes decide the same, also where one has no labels.
+        # Up to torch 2.6 at least, autocast keeps casts of weights made without a graph, which would get no gradient.
+        torch.clear_autocast_cache()
+        for module, mode in modes:
+            module.training = mode
+        # All processes decide the same, also where one has no labels. Where none has, the next micro-batch is asked.
         once, twice = self.accelerator.reduce(torch.stack(losses).nan_to_num(), "sum").abs().tolist()
-        return bool(twice < 0.75 * once or once == 0)
+        if once == 0:
+            return
+        self._is_divided = twice < 0.75 * once
+        parts = self.args.gradient_accumulation_steps
+        parts *= self.accelerator.num_processes if self.args.average_tokens_across_devices else 1
+        if not self._is_divided and parts > 1:
+            self._take_means(parts)
 
     def _take_means(self, parts: int) -> None:
         relied = (
@@ -293,11 +308,13 @@ class _MainLoss:
     Attributes:
         call: of the model; None before it.
         inputs: of ``compute_loss``, on the device.
+        count: labels in the whole update if the loss is a sum divided by it, None if it is a mean over B.
         labels, kind, target: what is learned; ``target`` is (B, C).
     """
 
     call: Any = None
     inputs: Any
+    count: Any
     labels: Tensor | None
     kind: TargetKind
     target: Tensor
@@ -305,38 +322,59 @@ class _MainLoss:
     def __init__(self, trainer: MaskSubMixin, share: float) -> None:
         self._trainer, self._compute, self._share = trainer, trainer.compute_loss, share
 
-    def __call__(self, model: nn.Module, inputs: Any, return_outputs: bool = False, **kwargs: Any) -> Any:
+    def __call__(self, model: nn.Module, inputs: Any, return_outputs: bool = False, *count: Any, **given: Any) -> Any:
+        trainer = self._trainer
+        if count:
+            given["num_items_in_batch"] = count[0]
         self.inputs = copy.copy(inputs)  # compute_loss may take the labels out
-        calls: list[Call] = []
+        trainer._find_out(self._compute, model, inputs, given)
+        self.count = None if trainer._is_divided is False else given.get("num_items_in_batch")
 
-        def record(call: Call) -> Call:
-            calls.append(call)
-            return call
-
-        with calls_replaced(model, record):
-            result = self._compute(model, inputs, return_outputs=True, **kwargs)
+        with calls_seen(model) as calls:
+            result = self._compute(model, inputs, return_outputs=True, **given)
         if not isinstance(result, tuple) or len(result) != 2:
             raise ValueError("compute_loss must return (loss, outputs) when called with return_outputs=True")
         if len(calls) != 1:
             raise ValueError(f"compute_loss called the model {len(calls)} times; the sub branch repeats one call")
-        (self.call,), (loss, outputs) = calls, result
+        self.call, (loss, outputs) = Call(*calls[0][:2]), result
         logits = _logits(outputs, self.call)
-        self.labels = next((self.inputs[name] for name in self._trainer.label_names or () if name in self.inputs), None)
-        self.kind = self._trainer._target_kind(self.labels, logits.shape[-1])
+        if logits.ndim != 2:
+            raise ValueError(f"logits have shape {tuple(logits.shape)}; MaskSub needs a classifier's: (batch, classes)")
+        names = (*(trainer.label_names or ()), "labels")  # a model that takes no labels has no label_names
+        self.labels = next((self.inputs[name] for name in names if name in self.inputs), None)
+        self.kind = trainer._target_kind(self.labels, logits.shape[-1])
         self.target = relaxed_target(logits, self.kind)
         return (self._share * loss, outputs) if return_outputs else self._share * loss
 
 
+class _Checks(TrainerCallback):  # type: ignore[misc,unused-ignore]
+    """Refuses what would train something else than asked for, before training and after its first update."""
+
+    def __init__(self, trainer: MaskSubMixin) -> None:
+        self._trainer = trainer
+
+    def on_train_begin(self, *_: Any, **__: Any) -> None:
+        if self._trainer.runs_sub:
+            _check_settings(self._trainer)
+
+    def on_step_end(self, *_: Any, **__: Any) -> None:
+        trainer = self._trainer
+        if trainer.runs_sub and trainer._training is not trainer.state:
+            raise ValueError(
+                f"{type(trainer).__name__}.training_step never called super().training_step: no sub branch"
+            )
+
+
 class _Window:
-    """Mean of the losses over the updates since the last line of the log."""
+    """Mean of a loss over the updates since the last line of the log."""
 
     def __init__(self) -> None:
         self._total: Tensor | None = None
         self._updates: set[int] = set()
 
-    def add(self, update: int, losses: Tensor) -> None:
-        """The share of one micro-batch in the losses of an update."""
-        self._total = losses if self._total is None else self._total + losses
+    def add(self, update: int, loss: Tensor) -> None:
+        """The share of one micro-batch in the loss of an update."""
+        self._total = loss if self._total is None else self._total + loss
         self._updates.add(update)
 
     def mean(self) -> Tensor | None:
@@ -355,10 +393,7 @@ def _logits(outputs: Any, call: Call) -> Tensor:
     """Logits in what a model returned; in a tuple they come after the loss, which is there with labels."""
     if isinstance(outputs, tuple):
         outputs = outputs[0 if call.kwargs.get("labels") is None else 1]
-    logits = outputs.get("logits") if isinstance(outputs, Mapping) else getattr(outputs, "logits", outputs)
-    if not isinstance(logits, Tensor):
-        raise ValueError(f"the model returned no logits but {type(outputs).__name__}; MaskSub needs a classifier")
-    return logits
+    return logits_of(outputs, "the model")
 
 
 def _updated(inputs: Any, prepared: Any) -> Any:

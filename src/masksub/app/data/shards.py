@@ -88,7 +88,7 @@ class Shards:
         ]
         if self.problems and data.on_error == "stop":
             more = f" ({len(self.problems)} such in all)" if len(self.problems) > 1 else ""
-            raise InputError(f"{self.problems[0]}{more}. Repair or remove it, or set data.on_error: skip")
+            raise InputError(f"{self.problems[0]}{more}. Repair or remove it, or set data.on_error=skip")
         if not usable.any():
             raise InputError(
                 f"{key} = {path}: no image with a label in {len(paths)} shard(s); accepted are members KEY.jpg, .jpeg, "

@@ -46,7 +46,7 @@ class Skips:
             InputError: damaged images stop the run, or there are more than ``data.max_skipped``.
         """
         if self._data.on_error == "stop":
-            raise InputError(f"{message}. Repair or remove it, or set data.on_error: skip")
+            raise InputError(f"{message}. Repair or remove it, or set data.on_error=skip")
         if index in self._found:
             return
         self._found[index] = message if len(self) < SHOWN else ""

@@ -78,7 +78,7 @@ def _nothing(paths: Sequence[str | Path], problems: list[Problem]) -> str:
     said = [f"{problem.path}: {problem.message}" for problem in problems]
     more = [f"... and {len(said) - 20} more"] if len(said) > 20 else []
     named = ", ".join(map(str, paths)) or "no folder was named"
-    return "\n  ".join([f"there is no complete run to be told of in: {named}", *said[:20], *more])
+    return "\n  ".join([f"no complete run to report on in: {named}", *said[:20], *more])
 
 
 def _of_one_version(runs: list[FoundRun], mixed: bool) -> tuple[list[FoundRun], list[Problem]]:

@@ -81,6 +81,8 @@ class Run:
         top1: final top-1 in percent, None unless complete.
         reason: why it failed.
         best_top1: the highest of all evaluations, for information only; never compared.
+        skipped_images, skipped_validation_images: could not be read and were left out (``data.on_error=skip``); 0
+            unless complete.
     """
 
     path: str
@@ -89,6 +91,8 @@ class Run:
     top1: float | None = None
     reason: str | None = None
     best_top1: float | None = None
+    skipped_images: int = 0
+    skipped_validation_images: int = 0
 
 
 @dataclass(frozen=True)

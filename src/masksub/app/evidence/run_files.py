@@ -71,7 +71,9 @@ class FoundRun:
     def as_run(self) -> Run:
         """For the evidence."""
         best = self.summary.get("best_top1")
-        return Run(self.path, self.recipe.seed, self.status, self.top1, self.reason, best)
+        skipped = [self.summary.get(key, 0) for key in ("skipped_images", "skipped_validation_images")]
+        counts = [int(count) if is_number(count) else 0 for count in skipped]
+        return Run(self.path, self.recipe.seed, self.status, self.top1, self.reason, best, *counts)
 
 
 def find_runs(paths: Sequence[str | Path]) -> tuple[list[FoundRun], list[Problem]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from masksub.app.data import open_source
 from masksub.app.data.held import choose_holding
 from masksub.app.errors import InputError
 from masksub.app.models import warmup_updates
+from masksub.app.run_check import check_place
 from masksub.app.runs import RunFolder
 from masksub.app.settings import Recipe
 
@@ -43,18 +43,7 @@ def check_folder(folder: Path) -> None:
     Raises:
         InputError: a file, or a place that can't be written to.
     """
-    if folder.exists() and not folder.is_dir():
-        raise InputError(f"{folder} is a file: --out needs a folder")
-    parent = next(each for each in (folder, *folder.absolute().parents) if each.exists())
-    if not parent.is_dir() or not os.access(parent, os.W_OK):
-        raise InputError(f"{folder}: can't make a folder of runs, {parent} is no folder that can be written to")
-    try:
-        if not folder.exists():  # a file system may refuse for reasons of its own
-            probe = parent / f".{folder.name}.{os.getpid()}"
-            probe.mkdir()
-            probe.rmdir()
-    except OSError as error:
-        raise InputError(f"{folder}: can't make a folder of runs in {parent} ({error.strerror})") from None
+    check_place(folder, "a folder of runs")
 
 
 def settle_cache(base: Recipe, folder: Path, jobs: int) -> Recipe:

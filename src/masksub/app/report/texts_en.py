@@ -184,6 +184,8 @@ MESSAGES: dict[str, str] = {
     "certainty.failed": "{who:arm}: {n} of {all:count.run} diverged (seed {seeds:numbers}). Counted here, in no mean.",
     "certainty.incomplete": "{who:arm}: {n:count.run} incomplete (seed {seeds:numbers}). In no mean.",
     "certainty.sweep-failed": "Sweep: {n:count.run} diverged. Counted here, in no mean.",
+    "certainty.skipped": "Images that could not be read were left out of {n:count.run} (in the table of runs: "
+    "{runs:runs}): of each, {training} for training and {validation} for validation.",
     "certainty.survivors": "The mean of {who:arm} leaves out what diverged: judge the gain together with the failures.",
     # Recommended setting.
     "recommended.longer": "Where compute is what counts, train the plain recipe for longer; {who:arm} pays only where "

@@ -169,6 +169,8 @@ MESSAGES: dict[str, str] = {
     "件数には数え、平均には含めていない。",
     "certainty.incomplete": "{who:arm}：{n:count.run}が未完了（シード {seeds:numbers}）。平均には含めていない。",
     "certainty.sweep-failed": "設定の探索：{n:count.run}が発散した。件数には数え、平均には含めていない。",
+    "certainty.skipped": "読み込めない画像を除外した実行が{n:count.run}ある（実行の表の番号：{runs:runs}）。"
+    "除外した画像は、各実行とも学習用 {training} 枚、検証用 {validation} 枚。",
     "certainty.survivors": "{who:arm} の平均には発散した学習が含まれていない。効果は発散の件数と併せて判断すること。",
     # Recommended setting.
     "recommended.longer": "計算量が制約となる場合は、通常のレシピのまま学習を延長する方がよい。"

@@ -11,6 +11,7 @@ from masksub.app.evidence.model import Arm, Evidence, Paired
 
 from .advice import limits, next_steps, recommendation
 from .statements import PARTS, Statement, Tone, apart, chosen_arm, equal_differences, other_keys, variant
+from .tables import run_numbers
 
 __all__ = ["state_verdict"]
 
@@ -32,6 +33,7 @@ def state_verdict(evidence: Evidence) -> list[Statement]:
         said += _failures(evidence)
         if who.failed:
             said.append(Statement("certainty", "certainty.survivors", "worse", {"who": who.key}))
+    said += _skipped(evidence)
     said += recommendation(evidence, who)
     said += next_steps(evidence, who)
     said += limits(evidence, who)
@@ -181,6 +183,22 @@ def _failures(evidence: Evidence) -> list[Statement]:
     points = evidence.sweep.points if evidence.sweep is not None else ()
     if failed := sum(run.status == "failed" for point in points for run in point.runs):
         said.append(Statement("certainty", "certainty.sweep-failed", "worse", {"n": failed}))
+    return said
+
+
+def _skipped(evidence: Evidence) -> list[Statement]:
+    """Images left out because they could not be read; runs that left out as many are named together."""
+    runs = [run for arm in evidence.arms for run in arm.runs]
+    runs += [run for point in (evidence.sweep.points if evidence.sweep else ()) for run in point.runs]
+    numbers, found = run_numbers(evidence), dict[tuple[int, int], set[int]]()
+    for run in runs:
+        counts = (run.skipped_images, run.skipped_validation_images)
+        if any(counts):
+            found.setdefault(counts, set()).add(numbers[run.path])
+    said = []
+    for (training, validation), those in found.items():
+        values = {"training": training, "validation": validation, "n": len(those), "runs": sorted(those)}
+        said.append(Statement("certainty", "certainty.skipped", "note", values))
     return said
 
 
