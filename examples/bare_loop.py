@@ -2,8 +2,8 @@
 
 Run:  python examples/bare_loop.py
       torchrun --nproc-per-node 2 examples/bare_loop.py
-Three lines are MaskSub's: the import, the one that makes the step, the one that calls it. The page docs/trainers/bare-loop.md
-explains them.
+Three lines are MaskSub's: the import, the one that makes the step, the one that calls it. The page
+docs/trainers/bare-loop.md explains them.
 """
 
 import contextlib
