@@ -318,7 +318,7 @@ def squared(sub_logits: Tensor, target: Tensor) -> Tensor:
     return (sub_logits.softmax(-1) - target).pow(2).sum(-1).mean()
 
 
-@pytest.mark.parametrize("settings", [{"weight": 1.0}, {"sub_criterion": squared}], ids=str)
+@pytest.mark.parametrize("settings", [{"weight": 1.0}, {"sub_criterion": squared}], ids=lambda given: next(iter(given)))
 def test_settings_of_the_callback_mean_what_they_mean_in_the_core(settings: Any) -> None:
     module = Plain()
     fit(module, batches(3), callback(**settings))
