@@ -227,7 +227,7 @@ def test_measured_here_is_the_trainers_own_speed(monkeypatch: pytest.MonkeyPatch
     from masksub.app.plan import measured
 
     asked: list[Recipe] = []
-    monkeypatch.setattr(measured, "measure", lambda recipe: (asked.append(recipe), (0.5, 1.0))[1])
+    monkeypatch.setattr(measured, "measure", lambda recipe, images, validation: (asked.append(recipe), (0.5, 1.0))[1])
     speed, where = measured.measure_here(recipe("train.batch_size=32", "train.accumulate=4"))
     assert speed == 64 and "measured here on" in where
     assert asked[0].train.accumulate == 1
