@@ -23,6 +23,8 @@ DOCS = "docs"
 PUBLISHED = "repository"
 AS_IT_IS = {".json", ".png", ".svg", ".jpg", ".webp"}
 LANGUAGES = {".py": "python", ".yaml": "yaml", ".yml": "yaml", ".toml": "toml", ".cff": "yaml", ".sh": "bash"}
+WIDE = ("models.md", "planning.md", "recipes.md")
+"""Pages of tables with many columns, which get the room of the list of contents."""
 ASSETS = ("site.css", "iframe-worker.js")
 
 FENCE = re.compile(r"^[ >]*(`{3,}|~{3,})")
@@ -87,9 +89,11 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Turn links to where their files lie on the site; write Markdown that renders as on a code host."""
+    """Turn links to where their files lie on the site; give wide tables room; render as a code host does."""
     source = _source(page.file.src_uri)
     here = posixpath.dirname(page.file.src_uri)
+    if page.file.src_uri in WIDE:
+        page.meta["hide"] = ["toc"]
 
     def turned(match: re.Match[str]) -> str:
         target = match["target"]

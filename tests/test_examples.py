@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-import multiprocessing
 import os
 import re
 import runpy
@@ -17,6 +16,9 @@ import warnings
 from pathlib import Path
 
 import pytest
+
+from tests import forked
+from tests.pages.sandbox import Sandbox
 
 ROOT = Path(__file__).resolve().parents[1]
 EXAMPLES = {path.name: path for path in sorted((ROOT / "examples").iterdir()) if path.suffix in (".py", ".sh")}
@@ -45,9 +47,7 @@ def in_process(path: str, arguments: list[str], folder: str) -> None:
 
 def run(name: str, folder: Path, *arguments: str) -> str:
     """What the example printed; fails where it did."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["accelerate", "masksub", "sklearn.datasets", "timm", "torch"])
-    process = context.Process(target=in_process, args=(str(EXAMPLES[name]), list(arguments), str(folder)))
+    process = forked.context().Process(target=in_process, args=(str(EXAMPLES[name]), list(arguments), str(folder)))
     process.start()
     process.join(SECONDS)
     if process.is_alive():
@@ -155,8 +155,12 @@ def test_accelerate_loop_goes_on_under_accelerate_launch_on_two_processes(tmp_pa
     assert "2 process(es), 48 updates" in output and len(losses(output)["main"]) == 1
 
 
-def test_proof_of_concept_by_the_command(tmp_path: Path) -> None:
-    output = launched(tmp_path, "sh", str(EXAMPLES["proof_of_concept.sh"]), "poc", EPOCHS="1", SEEDS="1")
+def test_proof_of_concept_by_the_command(tmp_path: Path, warm: Path) -> None:
+    """The command it calls is forked from a process that has imported everything; the rest is as in a shell."""
+    sandbox = Sandbox(tmp_path, warm)
+    output = launched(
+        sandbox.work, "sh", str(EXAMPLES["proof_of_concept.sh"]), "poc", EPOCHS="1", SEEDS="1", **sandbox.environment
+    )
     assert re.search(r"(?m)^MaskSub .*\d", output) and "open poc/report.html" in output
-    page = (tmp_path / "poc" / "report.html").read_text(encoding="utf-8")
-    assert "MaskSub" in page and len(list((tmp_path / "poc" / "compare").glob("*/summary.json"))) == 2
+    page = (sandbox.work / "poc" / "report.html").read_text(encoding="utf-8")
+    assert "MaskSub" in page and len(list((sandbox.work / "poc" / "compare").glob("*/summary.json"))) == 2

@@ -7,6 +7,8 @@ from __future__ import annotations
 import os
 import signal
 import socket
+from dataclasses import dataclass
+from multiprocessing.util import Finalize
 from pathlib import Path
 
 import pytest
@@ -21,6 +23,7 @@ from tests.app.faults_made_up import (
     UPDATES,
     AtUpdate,
     Commands,
+    Fault,
     Send,
     SleepAfter,
     Started,
@@ -34,7 +37,7 @@ from tests.app.faults_made_up import (
 TWO = ("train.batch_size=8", "train.ema_decay=0.9", "model.kwargs.proj_drop_rate=0.1", "augment.mixup=0.8")
 
 
-def train(commands: Commands, run: str, *overrides: str, **faults: AtUpdate) -> list[Started]:
+def train(commands: Commands, run: str, *overrides: str, **faults: Fault) -> list[Started]:
     return commands.two(run, *TWO, *overrides, **faults)
 
 
@@ -45,6 +48,38 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with Commands(folder) as commands:
         all_end_well(train(commands, "run", "train.timeout_seconds=60"))
     return folder / "run"
+
+
+@dataclass(frozen=True)
+class ThreadsAtTheEnd:
+    """No fault: when the command is done, the names of the process's threads are written; first, a fault."""
+
+    file: Path
+    fault: AtUpdate | None = None
+
+    def install(self) -> None:
+        if self.fault:
+            self.fault.install()
+        Finalize(None, self._write, exitpriority=1)
+
+    def _write(self) -> None:
+        self.file.write_text("".join(sorted(path.read_text() for path in Path("/proc/self/task").glob("*/comm"))))
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="threads are counted by Linux's /proc")
+@pytest.mark.parametrize("end", ["done", "stopped"])
+def test_no_thread_of_the_group_is_left(end: str, commands: Commands, tmp_path: Path) -> None:
+    """It could ask for the interpreter's lock when there is none any more, and abort a process that is done."""
+    fault = AtUpdate(5, Send(signal.SIGTERM)) if end == "stopped" else None
+    files = [tmp_path / "threads-0", tmp_path / "threads-1"]
+    ranks = train(
+        commands, "run", "train.epochs=1", "train.timeout_seconds=60",
+        rank0=ThreadsAtTheEnd(files[0], fault), rank1=ThreadsAtTheEnd(files[1], fault),
+    )  # fmt: skip
+    for rank, file in zip(ranks, files, strict=True):
+        done = rank.wait()
+        assert done.code == (143 if end == "stopped" else 0), done.stderr
+        assert "python" in file.read_text() and "gloo" not in file.read_text()
 
 
 @pytest.mark.parametrize("rank", [1, pytest.param(0, marks=pytest.mark.slow)])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import multiprocessing
 import os
 import signal
 import time
@@ -23,6 +22,7 @@ from masksub.app.runs import RunFolder
 from masksub.app.sweep.plan import Plan
 from masksub.app.sweep.run import plan_sweep, run_sweep
 from masksub.app.sweep.study import SharedStudy
+from tests import forked
 from tests.app import postgres
 from tests.app.sweep_made_up import logged, worker
 
@@ -48,9 +48,7 @@ def plan_in(folder: Path, storage: str | None, **changes: object) -> Plan:
 
 def start(plan: Plan, **environment: str) -> Any:
     """A process of its own, forked from one that has imported everything once."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["tests.app.sweep_made_up"])
-    process = context.Process(target=worker, args=(plan, environment), daemon=True)
+    process = forked.context().Process(target=worker, args=(plan, environment), daemon=True)
     process.start()
     return process
 

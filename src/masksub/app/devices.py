@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import os
+import time
 from collections.abc import Mapping
 from datetime import timedelta
 
 import torch
+import torch.distributed as dist
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.utils import GradientAccumulationPlugin, InitProcessGroupKwargs
@@ -14,7 +17,7 @@ from accelerate.utils import GradientAccumulationPlugin, InitProcessGroupKwargs
 from .errors import InputError, StoppedError
 from .settings import Recipe, Train
 
-__all__ = ["create_accelerator", "refuse_copies"]
+__all__ = ["create_accelerator", "leave_group", "refuse_copies"]
 
 _OTHER_LAUNCHES = ("ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED", "ACCELERATE_USE_MEGATRON_LM")
 """What ``accelerate launch`` says where its own configuration asks for one of these."""
@@ -75,6 +78,19 @@ def _accelerator(wanted: Train, cpu: bool) -> Accelerator:
         gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
         kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(seconds=wanted.timeout_seconds))],
     )
+
+
+def leave_group() -> None:
+    """At the end of a process whose trainings went well: leave the group of processes while Python is still whole.
+
+    Threads of a group that is left to the end of the interpreter may ask for its lock when it is no more, and the
+    process ends with SIGABRT. Not after an error: where another process is gone, waiting for threads that wait for it
+    could take ``train.timeout_seconds``.
+    """
+    if dist.is_available() and dist.is_initialized():
+        dist.destroy_process_group()
+        gc.collect()  # the wrapped model, which is part of cycles, holds the group, whose end alone joins its threads
+        time.sleep(0.05)  # torch's caches hold the group of a sharded model: its threads at least get the lock now
 
 
 def refuse_copies(environment: Mapping[str, str] = os.environ) -> None:

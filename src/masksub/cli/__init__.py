@@ -44,19 +44,33 @@ def main() -> None:
     arguments = sys.argv[1:]
     end = arguments.index("--") if "--" in arguments else len(arguments)
     debug = "--debug" in arguments[:end]
+    left = [word for word in arguments[:end] if word != "--debug"] + arguments[end:]
+    code, went_well = _run(left, debug)
+    if went_well and "masksub.app.devices" in sys.modules:
+        from masksub.app.devices import leave_group
+
+        leave_group()  # here, where no traceback holds what was trained
+    sys.exit(code)
+
+
+def _run(arguments: list[str], debug: bool) -> tuple[int | str | None, bool]:
+    """The exit code, and whether all went well: done, or stopped on request with everything written."""
     try:
         from .commands import app
 
-        left = [word for word in arguments[:end] if word != "--debug"] + arguments[end:]
-        app(args=left, prog_name="masksub")
+        app(args=arguments, prog_name="masksub")
+    except SystemExit as done:
+        return done.code, not done.code
     except (Exception, KeyboardInterrupt) as error:
         from masksub.app.errors import UsageMistake
+        from masksub.app.interrupt import InterruptedRun
 
         if debug and not isinstance(error, UsageMistake):
             import traceback
 
             traceback.print_exception(error)
-        sys.exit(_tell(error))
+        return _tell(error), isinstance(error, InterruptedRun)
+    return 0, True
 
 
 def _tell(error: BaseException) -> int:
