@@ -535,6 +535,59 @@ def test_the_training_step_is_put_back() -> None:
     assert "training_step" not in vars(module)
 
 
+class Wrapping(L.Callback):
+    """Puts a wrapper of its own around ``training_step``, as profilers do."""
+
+    def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
+        inner = pl_module.training_step
+        self.calls, self.code = 0, inner.__code__
+
+        @functools.wraps(inner)
+        def training_step(*args: Any, **kwargs: Any) -> Any:
+            self.calls += 1
+            return inner(*args, **kwargs)
+
+        pl_module.training_step = training_step
+
+
+class BatchAlone(Plain):
+    """Lightning then gives the batch without its number."""
+
+    def training_step(self, batch: Any) -> Any:
+        return F.cross_entropy(self.model(batch[0]), batch[1])
+
+
+@pytest.mark.parametrize("kind", [Plain, BatchAlone])
+@pytest.mark.parametrize("first", [True, False])
+def test_a_wrapper_that_another_callback_puts_around_the_step(kind: type[Plain], first: bool) -> None:
+    """Else ``fit`` ends in an AttributeError that names neither of the two."""
+    module, wrapping = kind(), Wrapping()
+    fit(module, batches(3), *((wrapping, callback()) if first else (callback(), wrapping)))
+    assert wrapping.calls == 3
+    same_weights(module.model, core(3))
+
+
+def test_a_copy_made_while_training_can_be_trained_itself() -> None:
+    copying = Copying()
+    train("callback", batches(1), copying)
+    assert not integration._FOLLOWED  # what was in force is gone with its training
+    for each in copying.copies:
+        expected = Plain(copy.deepcopy(each.model))
+        fit(expected, batches(1), callback())
+        fit(each, batches(1), callback())
+        same_weights(each.model, expected.model, tolerance=0)
+        assert not torch.equal(each.model.head.weight, core(1).head.weight)
+
+
+def test_a_second_callback_is_refused_by_the_name_of_the_module() -> None:
+    """Each would take the other's loss for that of the main branch."""
+    module = Plain()
+    with pytest.raises(ValueError, match="Plain already has a MaskSubCallback in this training"):
+        fit(module, batches(1), callback(), callback())
+    assert "training_step" not in vars(module)
+    fit(module, batches(1), callback())  # and nothing of it is left
+
+
 def test_a_skipped_batch_is_skipped() -> None:
     module = spoilt(lambda self, batch, batch_idx: None)
     with pytest.warns(UserWarning, match="returned `None`"):

@@ -228,6 +228,14 @@ def test_evaluation_is_never_masked(how: str) -> None:
     assert task.updates == 0
 
 
+def test_a_frozen_trunk_in_eval_mode_is_training() -> None:
+    ((x, y),) = batches(1)
+    task = task_of().train()
+    inner(task).eval()
+    inner(task).get_submodule("head").train()
+    assert "loss_sub" in task(x, y) and task.updates == 1
+
+
 def test_checkpoints_hold_the_plain_model(tmp_path: Path) -> None:
     """Else what was trained can't be used without masksub."""
     training = Training(task_of(), tmp_path)

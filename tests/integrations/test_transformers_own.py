@@ -60,10 +60,11 @@ def test_own_methods_keep_their_meaning(way: Any, steps: int, tmp_path: Path) ->
     table = [{**row, "importance": torch.tensor(1.0)} for row in rows(data)]
     args = arguments(tmp_path, gradient_accumulation_steps=2, remove_unused_columns=False)
     trainer = way(model=model, args=args, train_dataset=table, target="softmax")
-    with pytest.warns(UserWarning, match="takes the mean over micro-batches"):
+    told = rf"of {way.__name__}.compute_loss is not divided .* takes the mean over micro-batches"
+    with pytest.warns(UserWarning, match=told):
         trainer.train()
-    # Two calls more find out once that the loss is a mean.
-    assert (trainer.steps, trainer.losses) == (steps, 4 + 2)
+    # Three calls more find out once that the loss is a mean.
+    assert (trainer.steps, trainer.losses) == (steps, 4 + 3)
     expected, masks = hf_vit().train(), MasksOfUpdates(SEED)
     step = TwoBranchStep(expected, weighted, sub=MaskSub(0.5), target="softmax")
     optimizer = torch.optim.SGD(expected.parameters(), lr=LEARNING_RATE)
@@ -117,9 +118,14 @@ class TwoCalls(Ours):
         return super().compute_loss(model, inputs, return_outputs=return_outputs)
 
 
-class NoOutputs(Ours):
-    def compute_loss(self, model: nn.Module, inputs: Any, return_outputs: bool = False, **_: Any) -> Any:
-        return model(**inputs).loss
+class Adversarial(InOrder):
+    def training_step(self, model: nn.Module, inputs: Any, *args: Any) -> Tensor:
+        super().training_step(model, dict(inputs), *args)
+        return super().training_step(model, dict(inputs), *args)
+
+
+class MixedAdversarial(MaskSubMixin, Adversarial):  # type: ignore[misc]  # training_step takes *args
+    pass
 
 
 class NoStep(Ours):
@@ -165,7 +171,9 @@ REFUSED: dict[str, tuple[Any, dict[str, Any], dict[str, Any], dict[str, Any], st
     "a mean of one's own": (Ours, {}, {"compute_loss_func": mean, "target": "softmax"},
                             {"gradient_accumulation_steps": 2}, "compute_loss_func is not divided"),
     "two calls": (TwoCalls, {}, {"target": "softmax"}, {}, "called the model 2 times"),
-    "no outputs": (NoOutputs, {}, {"target": "softmax"}, {}, r"must return \(loss, outputs\)"),
+    "two losses a step": (MixedAdversarial, {}, {}, {}, "called compute_loss twice"),
+    "a divided loss of soft labels": (Ours, {}, {"compute_loss_func": divided, "target": "softmax"}, {},
+                                      "counts each number of the soft labels"),
     "an own training_step": (NoStep, {}, {}, {}, "never called super"),
     "no compute_loss": (MixedNoLoss, {}, {}, {}, "never called self.compute_loss"),
     "weight 1": (Ours, {}, {"weight": 1.0}, {}, "weight = 1.0"),
@@ -179,11 +187,61 @@ REFUSED: dict[str, tuple[Any, dict[str, Any], dict[str, Any], dict[str, Any], st
 def test_refused(what: str, tmp_path: Path) -> None:
     """Each would train something else than is asked for, without a word."""
     way, config, own, settings, message = REFUSED[what]
-    data = FLOATS if config.get("problem_type") == "regression" else batches(2)
+    data = FLOATS if config.get("problem_type") == "regression" or "soft labels" in what else batches(2)
     if config.get("num_labels") == 1:
         data = [(x, y.float()) for x, y in data]
     with pytest.raises(ValueError, match=message):
         way(model=hf_vit(**config), args=arguments(tmp_path, **settings), train_dataset=rows(data), **own).train()
+
+
+class Penalised(Ours):
+    """In training a term more than in evaluation; the outputs only where they are asked for."""
+
+    def compute_loss(self, model: nn.Module, inputs: Any, return_outputs: bool = False, **_: Any) -> Any:
+        outputs = model(**inputs)
+        return (outputs.loss, outputs) if return_outputs else outputs.loss + outputs.logits.logsumexp(1).square().mean()
+
+
+def test_the_main_loss_is_the_one_of_training(tmp_path: Path) -> None:
+    """Not the one that the same method computes for evaluation."""
+    data, model = batches(2), hf_vit()
+    Penalised(model=model, args=arguments(tmp_path), train_dataset=rows(data), target="softmax").train()
+    expected, masks = hf_vit().train(), MasksOfUpdates(SEED)
+
+    def penalised(logits: Tensor, labels: Tensor) -> Tensor:
+        return F.cross_entropy(logits, labels) + logits.logsumexp(1).square().mean()
+
+    step = TwoBranchStep(expected, penalised, sub=MaskSub(0.5), target="softmax")
+    optimizer = torch.optim.SGD(expected.parameters(), lr=LEARNING_RATE)
+    for number, (x, y) in enumerate(data):
+        step(x, y, generator=masks(number))
+        optimizer.step()
+        optimizer.zero_grad()
+    same_weights(model, expected)
+
+
+class Toggle(hf.TrainerCallback):
+    """The weight of each update, set when the one before has ended."""
+
+    def __init__(self, weights: list[float]) -> None:
+        self.weights, self.trainer = weights, None
+
+    def on_step_end(self, args: Any, state: Any, *_: Any, **__: Any) -> None:
+        self.trainer.sub_weight = self.weights[min(state.global_step, len(self.weights) - 1)]  # type: ignore[attr-defined]
+
+
+def test_a_weight_that_a_callback_changes(tmp_path: Path) -> None:
+    """From 0 and to 0 again: no false alarm, and each line has the losses of its own updates."""
+    weights = [0.0, 0.5, 0.5, 0.0, 0.0, 0.5]
+    toggle = Toggle(weights)
+    args = arguments(tmp_path, logging_steps=2, logging_strategy="steps")
+    trainer = Ours(model=hf_vit(), args=args, train_dataset=rows(batches(6)), weight=0.0, callbacks=[toggle])
+    toggle.trainer = trainer
+    trainer.train()
+    lines = [line for line in trainer.state.log_history if "loss" in line]
+    assert [("loss_main" in line, "loss_sub" in line) for line in lines] == [(True, True)] * 3
+    # The first update ran before there was anything to log; in the others both losses are near log 5.
+    assert all(1 < line[name] < 2.5 for line in lines for name in ("loss_main", "loss_sub"))
 
 
 def test_a_weight_that_comes_later_is_checked_too(tmp_path: Path) -> None:

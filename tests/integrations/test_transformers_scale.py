@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import random
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -13,6 +15,7 @@ from torch import Tensor, nn
 
 from masksub import MaskSub, TwoBranchStep
 from masksub.core.seeds import MasksOfUpdates
+from masksub.core.watching import is_divided
 from tests.integrations.hf_trainers import Gradients, Ours, arguments, hf_vit, rows
 from tests.integrations.reference import SEED, Batches, batches, build, same_weights, trained
 
@@ -123,8 +126,9 @@ class Noisy(Ours):
 
     def compute_loss(self, model: nn.Module, inputs: Any, return_outputs: bool = False, **_: Any) -> Any:
         labels = inputs.pop("labels")
-        inputs["pixel_values"] = inputs["pixel_values"] + torch.randn_like(inputs["pixel_values"])
-        self.drawn.append(float(inputs["pixel_values"].sum()))
+        noise = random.random() + np.random.random() + torch.randn_like(inputs["pixel_values"])
+        inputs["pixel_values"] = inputs["pixel_values"] + noise
+        self.drawn.append(float(noise.sum()))
         outputs = model(**inputs)
         loss = F.cross_entropy(outputs.logits, labels)
         return (loss, outputs) if return_outputs else loss
@@ -152,10 +156,38 @@ def test_finding_out_leaves_no_trace(tmp_path: Path) -> None:
 
 def test_finding_out_draws_what_is_drawn_again(tmp_path: Path) -> None:
     """Else a loss that draws at random would seem divided, or what comes after would be drawn otherwise."""
-    trainer = Noisy(model=hf_vit(), args=arguments(tmp_path), train_dataset=rows(batches(1)), target="softmax")
+    args = arguments(tmp_path, gradient_accumulation_steps=2)
+    trainer = Noisy(model=hf_vit(), args=args, train_dataset=rows(batches(2)), target="softmax")
+    trainer.drawn = []
+    with pytest.warns(UserWarning, match="takes the mean over micro-batches"):
+        trainer.train()
+    assert len(trainer.drawn) == 3 + 2 and len(set(trainer.drawn)) == 2
+    assert len(set(trainer.drawn[:4])) == 1
+
+
+def test_nothing_is_found_out_where_it_does_not_matter(tmp_path: Path) -> None:
+    """One micro-batch an update, on one process, with a class number for each row: the mean is the divided sum."""
+    trainer = Noisy(model=hf_vit(), args=arguments(tmp_path), train_dataset=rows(batches(3)), target="softmax")
     trainer.drawn = []
     trainer.train()
-    assert len(trainer.drawn) == 3 and len(set(trainer.drawn)) == 1
+    assert len(trainer.drawn) == 3
+
+
+@pytest.mark.parametrize("divided", [True, False])
+@pytest.mark.parametrize("beside", ["nothing", "a penalty", "random numbers of its own"])
+def test_whether_a_loss_is_divided(beside: str, divided: bool) -> None:
+    """A mean taken for a divided loss, or the other way round, scales the sub branch wrongly."""
+    model, generator = nn.Linear(3, 5), torch.Generator().manual_seed(0)
+    x, y = torch.randn(8, 3), torch.arange(8) % 5
+
+    def loss_with(times: int) -> Tensor:
+        loss = F.cross_entropy(model(x), y, reduction="sum") / (8 * times if divided else 8)
+        if beside == "a penalty":
+            return loss + 3 * model.weight.square().sum()
+        return loss * (1 + 0.3 * torch.rand((), generator=generator)) if "random" in beside else loss
+
+    assert is_divided(model, loss_with, lambda losses: losses) is divided
+    assert is_divided(model, lambda times: torch.zeros(()), lambda losses: losses) is None
 
 
 @pytest.mark.skipif(not hasattr(hf.Trainer, "loss_is_scaled_for_ga"), reason="older transformers don't ask")
@@ -167,6 +199,25 @@ def test_what_a_trainer_says_of_its_loss_is_heeded(tmp_path: Path) -> None:
     trainer.loss_is_scaled_for_ga = False
     trainer.train()
     same_weights(model, trained(data, updates=1, accumulation=2, model=hf_vit()))
+
+
+@pytest.mark.skipif(not hasattr(hf.Trainer, "loss_is_scaled_for_ga"), reason="older transformers don't ask")
+def test_a_loss_that_divides_by_the_parts_itself(tmp_path: Path) -> None:
+    """``loss_is_scaled_for_ga = True``, and the model takes no count: the sub loss is divided by the parts, too."""
+    data, model = batches(4), hf_vit()
+    model.accepts_loss_kwargs = False
+
+    class Own(Ours):
+        loss_is_scaled_for_ga = True
+
+        def compute_loss(self, model: nn.Module, inputs: Any, return_outputs: bool = False, **_: Any) -> Any:
+            outputs = model(**inputs)
+            loss = outputs.loss / self.current_gradient_accumulation_steps
+            return (loss, outputs) if return_outputs else loss
+
+    args = arguments(tmp_path, gradient_accumulation_steps=2)
+    Own(model=model, args=args, train_dataset=rows(data), target="softmax").train()
+    same_weights(model, trained(data, updates=2, accumulation=2, model=hf_vit()))
 
 
 def test_rows_without_label_where_the_model_knows_no_labels(tmp_path: Path) -> None:

@@ -5,14 +5,16 @@ For trainers that have no place for two branches: the one that is there is watch
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import random
+import sys
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-__all__ = ["calls_seen", "graph"]
+__all__ = ["calls_seen", "graph", "is_divided"]
 
 
 @contextmanager
@@ -72,3 +74,54 @@ def graph(start: Any, stop: Any = None) -> tuple[set[Any], set[int]]:
         if node is not stop:
             todo += [each for each, _ in node.next_functions]
     return seen, leaves
+
+
+def is_divided(
+    model: nn.Module, loss_with: Callable[[int], Tensor], over_processes: Callable[[Tensor], Tensor]
+) -> bool | None:
+    """Whether a loss is divided by a count that it is given, or is a mean that disregards it.
+
+    Side effects: calls the loss three times, without gradient and in eval mode. Modes and the random numbers of torch,
+    numpy and Python are afterwards as before.
+
+    Args:
+        model: what the loss calls.
+        loss_with: the loss where the count is so many times the right one.
+        over_processes: the sum over all processes, so that they decide the same.
+
+    Returns:
+        None where the loss is 0, as of rows without labels: it is not known yet.
+    """
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    losses = []
+    try:
+        for times in (1, 1024, 1):
+            with torch.no_grad(), _random_numbers_kept(model):
+                losses.append(loss_with(times).detach().float().mean())
+    finally:
+        # Up to torch 2.6 at least, autocast keeps casts of weights made without a graph, which would get no gradient.
+        torch.clear_autocast_cache()
+        for module, mode in modes:
+            module.training = mode
+    once, many, again = over_processes(torch.stack(losses).nan_to_num()).tolist()
+    if once == 0:
+        return None
+    # Some of it may not be divided, as a penalty beside it. Random numbers from elsewhere move a loss a little anyhow.
+    steady = abs(once - again) <= 1e-6 * abs(once)
+    return bool(abs(once - many) > 1e-3 * abs(once) if steady else abs(many) < 0.5 * abs(once))
+
+
+@contextmanager
+def _random_numbers_kept(model: nn.Module) -> Iterator[None]:
+    """What is drawn inside is drawn again after it."""
+    numpy: Any = sys.modules.get("numpy")  # torch comes without it, too
+    before = random.getstate(), numpy and numpy.random.get_state()
+    devices = {p.device for p in model.parameters() if p.device.type == "cuda"}
+    try:
+        with torch.random.fork_rng(devices):
+            yield
+    finally:
+        random.setstate(before[0])
+        if numpy:
+            numpy.random.set_state(before[1])

@@ -16,12 +16,14 @@ import copy
 import functools
 import importlib
 import importlib.metadata
+import inspect
 import os
 import re
 import sys
+import types
 import weakref
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack, nullcontext
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -203,7 +205,7 @@ class MaskSubCallback(Callback):
 
     Raises:
         ValueError: a value out of range or a criterion that is not known. When training starts: manual optimization, a
-            compiled LightningModule, no such submodule. At the first step: gradient checkpointing with a branch that
+            compiled LightningModule, no such submodule, a second MaskSubCallback. At the first step: gradient checkpointing with a branch that
             reaches into blocks.
         RuntimeError: ``training_step`` calls the classifier not once, or its loss does not come from these logits.
     """
@@ -240,7 +242,7 @@ class MaskSubCallback(Callback):
             raise ValueError(f"{type(pl_module).__name__} runs its backward itself. {_ONE_LINE}")
         self.settings.classifier(pl_module)
         self._checked = False
-        self._in_force.enter_context(swapped(pl_module, "training_step", _Watched(self, pl_module)))
+        self._in_force.enter_context(_followed(self, pl_module))
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Put the module's own ``training_step`` back."""
@@ -302,22 +304,43 @@ class MaskSubCallback(Callback):
             )
 
 
-class _Watched:
-    """Stands in for ``training_step`` of a module in ``fit``; a copy or pickle of the module gets its own one."""
-
-    def __init__(self, callback: MaskSubCallback, module: LightningModule) -> None:
-        self._callback, self._module, self._plain = callback, module, module.training_step
-        functools.update_wrapper(self, self._plain)  # Lightning looks at its arguments
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        return self._callback._both(self._module, functools.partial(self._plain, *args, **kwargs))
-
-    def __reduce__(self) -> Any:
-        return _itself, (self._plain,)
+_FOLLOWED: dict[nn.Module, Callable[..., Any]] = {}
+"""Modules in ``fit``, and what their ``training_step`` is meanwhile."""
 
 
-def _itself(value: Any) -> Any:
-    return value
+@contextmanager
+def _followed(callback: MaskSubCallback, module: LightningModule) -> Iterator[None]:
+    """While active, ``training_step`` of the module is followed by the callback's sub branch.
+
+    What stands in is a bound method, as Lightning and whatever wraps it once more expect one, and holds neither module
+    nor callback: a copy of the module, made meanwhile, is not in the table and runs its own ``training_step``.
+
+    Raises:
+        ValueError: another callback follows it.
+    """
+    if module in _FOLLOWED:
+        raise ValueError(
+            f"{type(module).__name__} already has a MaskSubCallback in this training, and both would add a sub branch "
+            f"to the same training_step; leave one of them"
+        )
+    plain = module.training_step
+    own = inspect.unwrap(plain)
+    own = getattr(own, "__func__", own)
+
+    @functools.wraps(own)
+    def training_step(self: Any, *args: Any, **kwargs: Any) -> Any:
+        step = _FOLLOWED.get(self)
+        return type(self).training_step(self, *args, **kwargs) if step is None else step(*args, **kwargs)
+
+    # Lightning asks for the arguments before it calls, pickle for the name.
+    vars(training_step).update(__signature__=inspect.signature(own))
+    training_step.__name__ = "training_step"
+    _FOLLOWED[module] = lambda *args, **kwargs: callback._both(module, functools.partial(plain, *args, **kwargs))
+    try:
+        with swapped(module, "training_step", types.MethodType(training_step, module)):
+            yield
+    finally:
+        del _FOLLOWED[module]
 
 
 class MaskSubMixin(_Mixed):

@@ -20,7 +20,7 @@ from masksub.core.branches import Branch, MaskSub
 from masksub.core.loss import TargetKind
 from masksub.core.seeds import MasksOfUpdates
 from masksub.core.step import StepOutput, TwoBranchStep
-from masksub.core.wrappers import unwrap, without_gradient_sync
+from masksub.core.wrappers import without_gradient_sync
 
 try:
     from timm.task import ClassificationTask
@@ -94,7 +94,7 @@ class _TwoBranches(nn.Module):
     def forward(self, input: Tensor, target: Tensor) -> dict[str, Tensor]:
         """Both branches of one batch, for one backward by the caller; evaluation is timm's own.
 
-        Where gradients are off or the model is in eval mode, this is the task of timm: one branch, never masked.
+        Where gradients are off or all of the model is in eval mode, this is the task of timm: one branch, never masked.
 
         Side effects: as for ``TwoBranchStep.joint``; ``updates`` goes up by 1, but not inside of ``no_sync()``; each
         ``log_interval`` updates both losses are logged.
@@ -111,7 +111,7 @@ class _TwoBranches(nn.Module):
             TypeError: a NaFlex batch, a mapping of patches.
         """
         model = self._trained()
-        if not (torch.is_grad_enabled() and unwrap(model).training):
+        if not (torch.is_grad_enabled() and any(module.training for module in model.modules())):
             result: dict[str, Tensor] = super().forward(input, target)
             return result
         if isinstance(input, Mapping):

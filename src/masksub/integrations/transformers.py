@@ -20,7 +20,6 @@ from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, Literal, cast
 
-import torch
 from torch import Tensor, nn
 
 import masksub.adapters  # noqa: F401  # registers the model families
@@ -30,7 +29,7 @@ from masksub.core.loss import TargetKind, relaxed_target, soft_loss
 from masksub.core.schedule import Constant, Schedule
 from masksub.core.seeds import MasksOfUpdates
 from masksub.core.step import logits_of
-from masksub.core.watching import calls_seen
+from masksub.core.watching import calls_seen, is_divided
 from masksub.core.wrappers import unwrap, without_gradient_sync
 
 try:
@@ -61,8 +60,8 @@ class MaskSubMixin(_Trainer):
     """Makes a Trainer of one's own a two-branch one: ``class Mine(MaskSubMixin, MyTrainer)``, the mixin first.
 
     The other class keeps its ``compute_loss``, ``training_step``, optimizer and evaluation. Its ``compute_loss`` is
-    asked for the main branch alone; it must call the model once (calls without gradient don't count) and heed
-    ``return_outputs``. Its ``training_step`` runs once for each branch.
+    asked for the main branch alone, once a batch, and must call the model once (calls without gradient don't count).
+    Its ``training_step`` runs once for each branch.
 
     Two more losses are logged beside ``loss``, which is (1 - weight) * ``loss_main`` + weight * ``loss_sub``; averaged
     as it is, over the updates since the last line and over all processes. Masks depend on ``args.seed``,
@@ -80,8 +79,8 @@ class MaskSubMixin(_Trainer):
         TypeError: a class whose bases stand in the wrong order, or with arguments of the same name.
         ValueError: a value out of range, or a setting of the Trainer that two backward passes a step don't fit, here
             or when training begins. At the first step: a regression, ``target="auto"`` with a loss that is not known, a
-            ``training_step``, ``compute_loss`` or ``compute_loss_func`` that doesn't do what is said above, or logits
-            that are not (B, C).
+            ``training_step``, ``compute_loss`` or ``compute_loss_func`` that doesn't do what is said above, logits that
+            are not (B, C), or a loss of soft labels that is divided by ``num_items_in_batch``.
     """
 
     def __init__(
@@ -101,6 +100,7 @@ class MaskSubMixin(_Trainer):
         self._target = target
         self._training: Any = None
         self._is_divided: bool | None = None
+        self._windows: dict[str, _Window] = {}
         super().__init__(*args, **kwargs)
         self.add_callback(_Checks(self))
         if self.runs_sub:
@@ -152,7 +152,10 @@ class MaskSubMixin(_Trainer):
             The loss of both branches, detached.
         """
         if not self.runs_sub:
-            return super().training_step(model, inputs, num_items_in_batch)
+            loss = super().training_step(model, inputs, num_items_in_batch)
+            if self._training is self.state:  # the weight was another one before: a line of the log is still to come
+                self._windows["loss_main"].add(self.state.global_step, loss)
+            return loss
         if self._training is not self.state:  # each training has a state of its own
             self._training, self._masks = self.state, MasksOfUpdates(self.args.seed)
             self._windows = {"loss_main": _Window(), "loss_sub": _Window()}
@@ -182,7 +185,8 @@ class MaskSubMixin(_Trainer):
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """Log as the Trainer does; a line of training gets both losses too."""
-        if self.runs_sub and {"loss", "learning_rate"} <= logs.keys():  # the Trainer's own, written by all processes
+        # Lines of the Trainer's own, which all processes write; none in a training whose weight was always 0.
+        if self._training is self.state and {"loss", "learning_rate"} <= logs.keys():
             means = {name: window.mean() for name, window in self._windows.items()}
             logs = {
                 **logs,
@@ -214,7 +218,10 @@ class MaskSubMixin(_Trainer):
             labelled: Any = main.labels != -100
             target, number = target * labelled[:, None], labelled.sum()
         total: Any = soft_loss(logits, target, main.kind, "sum")
-        if main.count is None or getattr(self, "loss_is_scaled_for_ga", None) is False:
+        scaled = getattr(self, "loss_is_scaled_for_ga", None)
+        if main.count is None and scaled:  # the Trainer then leaves it to compute_loss to divide by the parts
+            number = number * self.current_gradient_accumulation_steps
+        if main.count is None or scaled is False:
             return cast("Tensor", total / number)
         # DistributedDataParallel takes the mean over processes; the count is the sum over them.
         processes = self.accelerator.num_processes if self.args.average_tokens_across_devices else 1
@@ -223,7 +230,7 @@ class MaskSubMixin(_Trainer):
     def _target_kind(self, labels: Tensor | None, classes: int) -> TargetKind:
         if self._target != "auto":
             return self._target
-        own = self.compute_loss_func is not None or type(self).compute_loss is not Trainer.compute_loss
+        own = self.compute_loss_func is not None or self._own_compute_loss
         model: Any = unwrap(cast("nn.Module", self.model))
         problem = getattr(getattr(model, "config", None), "problem_type", None)
         if not own and (problem == "regression" or (problem is None and classes == 1)):
@@ -246,34 +253,33 @@ class MaskSubMixin(_Trainer):
         """Find out once whether the loss is divided by ``num_items_in_batch``, as the Trainer believes of it.
 
         Many models accept any keyword and drop this one (transformers#47688), and so do losses of one's own. The
-        Trainer then takes a loss that is too large by the number of micro-batches and processes. A loss that is divided
-        halves with twice the number: two forwards without gradient.
+        Trainer then takes a loss that is too large by the number of micro-batches and processes.
         """
-        count = given.get("num_items_in_batch")
+        count, parts = given.get("num_items_in_batch"), self.args.gradient_accumulation_steps
         if self._is_divided is not None or count is None or getattr(self, "loss_is_scaled_for_ga", None) is not None:
             return
-        model, losses = getattr(model, "_orig_mod", model), []  # compiling for two calls isn't worth it
-        modes = [(module, module.training) for module in model.modules()]
-        devices = [self.args.device] if self.args.device.type == "cuda" else []
-        model.eval()
-        for times in (1, 2):
-            # The same random numbers for both, and for what comes after.
-            with torch.no_grad(), torch.random.fork_rng(devices):
-                loss = compute(model, copy.copy(inputs), **{**given, "num_items_in_batch": times * count})
-            losses.append(loss.detach().float().mean())
-        # Up to torch 2.6 at least, autocast keeps casts of weights made without a graph, which would get no gradient.
-        torch.clear_autocast_cache()
-        for module, mode in modes:
-            module.training = mode
-        # All processes decide the same, also where one has no labels. Where none has, the next micro-batch is asked.
-        once, twice = self.accelerator.reduce(torch.stack(losses).nan_to_num(), "sum").abs().tolist()
-        if once == 0:
-            return
-        self._is_divided = twice < 0.75 * once
-        parts = self.args.gradient_accumulation_steps
         parts *= self.accelerator.num_processes if self.args.average_tokens_across_devices else 1
-        if not self._is_divided and parts > 1:
+        labels = self._labels(inputs)
+        if parts == 1 and self._target != "sigmoid" and _class_numbers(labels) and count == (labels != -100).sum():
+            return  # divided or a mean: it is the same number
+
+        def loss_with(times: int) -> Tensor:
+            loss = compute(model, copy.copy(inputs), **{**given, "num_items_in_batch": times * count})
+            return cast("Tensor", loss[0] if given.get("return_outputs") else loss)
+
+        model = getattr(model, "_orig_mod", model)  # compiling for these calls isn't worth it
+        self._is_divided = is_divided(model, loss_with, lambda losses: self.accelerator.reduce(losses, "sum"))
+        if self._is_divided is False and parts > 1:
             self._take_means(parts)
+
+    def _labels(self, inputs: Any) -> Any:
+        """Among the inputs; None if there are none."""
+        names = (*(self.label_names or ()), "labels")  # a model that takes no labels has no label_names
+        return next((inputs[name] for name in names if name in inputs), None)
+
+    @property
+    def _own_compute_loss(self) -> bool:
+        return type(self).compute_loss is not Trainer.compute_loss
 
     def _take_means(self, parts: int) -> None:
         relied = (
@@ -287,10 +293,11 @@ class MaskSubMixin(_Trainer):
             )
         self.model_accepts_loss_kwargs = False
         if self.is_local_process_zero():
+            of_model = f"{type(unwrap(cast('nn.Module', self.model))).__name__} (transformers#47688)"
+            whose = f"{type(self).__name__}.compute_loss" if self._own_compute_loss else of_model
             warnings.warn(
-                f"the loss of {type(unwrap(cast('nn.Module', self.model))).__name__} is not divided by {relied} "
-                f"(transformers#47688). masksub sets model_accepts_loss_kwargs = False: the Trainer then takes the "
-                f"mean over micro-batches",
+                f"the loss of {whose} is not divided by {relied}. masksub sets model_accepts_loss_kwargs = False: the "
+                f"Trainer then takes the mean over micro-batches",
                 stacklevel=4,
             )
 
@@ -322,44 +329,57 @@ class _MainLoss:
     def __init__(self, trainer: MaskSubMixin, share: float) -> None:
         self._trainer, self._compute, self._share = trainer, trainer.compute_loss, share
 
-    def __call__(self, model: nn.Module, inputs: Any, return_outputs: bool = False, *count: Any, **given: Any) -> Any:
+    def __call__(self, model: nn.Module, inputs: Any, *args: Any, **given: Any) -> Any:
         trainer = self._trainer
-        if count:
-            given["num_items_in_batch"] = count[0]
+        given.update(zip(("return_outputs", "num_items_in_batch"), args))
+        if self.call is not None:
+            raise ValueError(
+                f"{type(trainer).__name__}.training_step called compute_loss twice; the sub branch follows one call. "
+                f"Derive the class from MaskSubTrainer: each super().training_step then has both branches"
+            )
         self.inputs = copy.copy(inputs)  # compute_loss may take the labels out
         trainer._find_out(self._compute, model, inputs, given)
         self.count = None if trainer._is_divided is False else given.get("num_items_in_batch")
 
         with calls_seen(model) as calls:
-            result = self._compute(model, inputs, return_outputs=True, **given)
-        if not isinstance(result, tuple) or len(result) != 2:
-            raise ValueError("compute_loss must return (loss, outputs) when called with return_outputs=True")
+            result: Any = self._compute(model, inputs, **given)
         if len(calls) != 1:
             raise ValueError(f"compute_loss called the model {len(calls)} times; the sub branch repeats one call")
-        self.call, (loss, outputs) = Call(*calls[0][:2]), result
-        logits = _logits(outputs, self.call)
+        self.call = Call(*calls[0][:2])
+        logits = _logits(calls[0][2], self.call)
         if logits.ndim != 2:
             raise ValueError(f"logits have shape {tuple(logits.shape)}; MaskSub needs a classifier's: (batch, classes)")
-        names = (*(trainer.label_names or ()), "labels")  # a model that takes no labels has no label_names
-        self.labels = next((self.inputs[name] for name in names if name in self.inputs), None)
+        self.labels = trainer._labels(self.inputs)
         self.kind = trainer._target_kind(self.labels, logits.shape[-1])
+        if self.count is not None and self.kind == "softmax" and getattr(self.labels, "ndim", 1) > 1:
+            raise ValueError(
+                f"the loss is divided by num_items_in_batch = {int(self.count)}, which counts each number of the soft "
+                f"labels: whether the loss makes good for it can't be known. Return the mean over the batch from a "
+                f"compute_loss of your own"
+            )
         self.target = relaxed_target(logits, self.kind)
-        return (self._share * loss, outputs) if return_outputs else self._share * loss
+        if not given.get("return_outputs"):
+            return self._share * result
+        loss, outputs = result
+        return self._share * loss, outputs
 
 
 class _Checks(TrainerCallback):  # type: ignore[misc,unused-ignore]
     """Refuses what would train something else than asked for, before training and after its first update."""
 
     def __init__(self, trainer: MaskSubMixin) -> None:
-        self._trainer = trainer
+        self._trainer, self._expected = trainer, False
 
     def on_train_begin(self, *_: Any, **__: Any) -> None:
         if self._trainer.runs_sub:
             _check_settings(self._trainer)
 
+    def on_step_begin(self, *_: Any, **__: Any) -> None:
+        self._expected = self._trainer.runs_sub  # another callback may change it before the step's end
+
     def on_step_end(self, *_: Any, **__: Any) -> None:
         trainer = self._trainer
-        if trainer.runs_sub and trainer._training is not trainer.state:
+        if self._expected and trainer._training is not trainer.state:
             raise ValueError(
                 f"{type(trainer).__name__}.training_step never called super().training_step: no sub branch"
             )
