@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import json
+import multiprocessing
 import os
 import re
 import resource
@@ -239,6 +240,8 @@ def _main(arguments: tuple[str, ...], cwd: Path, said: Path, faults: tuple[Fault
         os.dup2(file, stream)
         os.close(file)
     torch.set_num_threads(1)
+    # Else decoding workers inherit this process's own start from a server and begin with a server of theirs.
+    multiprocessing.set_start_method("fork", force=True)
     warnings.simplefilter("default")
     sys.argv = ["masksub", *arguments]
     for fault in faults:
