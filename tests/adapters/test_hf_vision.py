@@ -249,6 +249,24 @@ def test_encoder_alone_and_in_a_users_module(name: str) -> None:
         torch.testing.assert_close(model(x), model.head(tokens[:, 0]))
 
 
+class Weighted(hf.ViTForImageClassification):
+    """Takes weights of its examples, as a user's own loss needs them."""
+
+    def forward(self, sample_weight: Any = None, pixel_values: Any = None, **kwargs: Any) -> Any:
+        return super().forward(pixel_values=pixel_values, **kwargs)
+
+
+@pytest.mark.parametrize("other", [torch.ones(3), torch.ones(3, 2, 2, 2, 2)])
+def test_the_input_is_what_the_library_calls_so_wherever_it_stands(other: Tensor) -> None:
+    """``main_input_name`` of the model, not the first of a batch's keys."""
+    model, x = Weighted(hf.ViTConfig(**VIT)).eval(), torch.randn(3, 3, 16, 16)
+    outputs = []
+    for inputs in ({"pixel_values": x, "sample_weight": other}, {"sample_weight": other, "pixel_values": x}):
+        with masksub.MaskSub(RATIO).applied(model, keep=keep_of(16)):
+            outputs.append(model(**inputs).logits)
+    assert torch.equal(*outputs)
+
+
 def test_models_with_more_around_than_is_known_are_left_to_others() -> None:
     """Two encoders, a model of images and texts, and one that needs the grid back: dropping tokens would break them."""
     known = (hf_vit.HfViT, hf_dinov3.HfDinoV3, hf_beit.HfBeit, hf_ast.HfAst, hf_swin.HfSwin)

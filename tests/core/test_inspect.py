@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import json
+import re
+import warnings
+from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
+from transformers import PretrainedConfig, PreTrainedModel
 
 import masksub
 from masksub import DropSub, MaskSub, PathSub
+from masksub.core.hints import hint
 from masksub.core.measurement import peak_memory
+from tests.cases.case import logits_of
+from tests.cases.hf_text import TextCase
 from tests.core.test_flops import vit_forward
 from tests.models import CASES, resnet, vit
 
@@ -74,7 +82,112 @@ def test_a_vit_inside_of_something_else_is_pointed_out() -> None:
     model.backbone = vit(img_size=64)
     found = masksub.inspect(model, image(64), measure=False)
     assert found.how == "pixels"
-    assert any("backbone is a VisionTransformer" in text for text in found.warnings)
+    line = "masksub.register(Around, tokens='backbone.patch_drop', prefix=1)"
+    assert any(text.startswith("backbone is a VisionTransformer") and line in text for text in found.warnings)
+
+
+def around(size: int = 64) -> Around:
+    torch.manual_seed(0)
+    model = Around()
+    model.backbone = vit(img_size=size)
+    return model
+
+
+def warned(model: nn.Module, sub: masksub.MaskSub, weight: float = 0.5) -> list[str]:
+    """What two steps warn of."""
+    step = masksub.TwoBranchStep(model, F.cross_entropy, sub=sub, weight=weight)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for _ in range(2):
+            step(image(64), torch.arange(8) % 5)
+    return [str(each.message) for each in caught]
+
+
+def test_training_says_once_that_tokens_could_be_dropped() -> None:
+    """Else a user who never asks for an inspection pays for whole inputs, and nothing tells."""
+    (text,) = warned(model := around(), MaskSub(0.5))
+    assert text.startswith("Around is masked in pixels")
+    assert "masksub.register(Around, tokens='backbone.patch_drop', prefix=1)" in text
+    assert warned(model, MaskSub(0.5)) == []
+    assert len(warned(around(), MaskSub(0.5))) == 1  # of another model it is said again
+    assert len(warned(around(), MaskSub(0.5) + PathSub(0.25))) == 1  # copies for trials are silent
+
+
+def test_nothing_is_said_where_nothing_is_to_be_done() -> None:
+    assert warned(around(), MaskSub(0.5), weight=0.0) == []
+    assert warned(around(), MaskSub(0.0)) == []
+    assert warned(resnet(), MaskSub(0.5)) == []
+    assert warned(vit(img_size=64), MaskSub(0.5)) == []
+    masksub.register(Around, tokens="backbone.patch_drop", prefix=1)
+    try:
+        assert warned(around(), MaskSub(0.5)) == []
+    finally:
+        masksub.unregister(Around)
+    with warnings.catch_warnings():  # pixels are what one wants: the line of docs/masking.md
+        warnings.filterwarnings("ignore", "Around is masked in pixels")
+        masksub.TwoBranchStep(around(), F.cross_entropy, sub=MaskSub(0.5))(image(64), torch.arange(8) % 5)
+
+
+@pytest.mark.parametrize("in_place", [False, True])
+def test_it_is_said_outside_of_compiled_code(in_place: bool) -> None:
+    """A search for parts inside of a graph would break it at each of them."""
+    graphs = []
+
+    def backend(graph: Any, _: Any) -> Any:
+        graphs.append(graph)
+        return graph.forward
+
+    model = around()
+    if in_place:
+        model.compile(backend=backend)
+    compiled = model if in_place else torch.compile(model, backend=backend)
+    assert len(warned(compiled, MaskSub(0.5))) == 1
+    assert len(graphs) == 1
+
+
+class Outer(PreTrainedModel):
+    """Of transformers, so that the parts are those of a class that masksub doesn't know."""
+
+    config_class = PretrainedConfig
+
+    def __init__(self, body: nn.Module, other: nn.Module | None = None) -> None:
+        super().__init__(PretrainedConfig())
+        self.body, self.other = body, other
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        return self.body(*args, **kwargs)
+
+
+DROPPING = [name for name, case in CASES.items() if case.how == "drop" and not isinstance(case, TextCase)]
+LINE = re.compile(r"masksub\.register\(.*\)")
+
+
+@pytest.mark.parametrize("name", DROPPING)
+def test_the_line_that_is_named_masks_as_the_model_itself_would_be(name: str) -> None:
+    """Else the advice makes a training wrong that was only expensive."""
+    case = CASES[name]
+    model, (x, _) = Outer(case.model()).eval(), case.inputs()
+    text = hint(model)
+    assert text is not None and text.startswith("body is a ")
+    if (line := LINE.search(text)) is None:
+        assert "one name does not say how" in text
+        return
+    keep = masksub.sample_keep(4, case.units, 0.5)
+    with MaskSub(0.5).applied(model.body, keep=keep), torch.no_grad():
+        expected = logits_of(model.body, x)
+    exec(line[0], {"masksub": masksub, "Outer": Outer})
+    try:
+        with MaskSub(0.5).applied(model, keep=keep), torch.no_grad():
+            assert torch.equal(logits_of(model, x), expected)
+    finally:
+        masksub.unregister(Outer)
+
+
+@pytest.mark.parametrize("name", ["vit", "deit3", "cait", "torchvision vit", "hf vit", "hf dinov2", "hf siglip"])
+def test_the_usual_models_have_such_a_line(name: str) -> None:
+    one, two = CASES[name].model(), CASES[name].model()
+    assert LINE.search(hint(Outer(one)) or "")
+    assert not LINE.search(hint(Outer(one, two)) or "masksub.register()")  # it would leave the second one whole
 
 
 @pytest.mark.parametrize("name", ["swin", "bert", "hf vit"])

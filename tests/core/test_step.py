@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import masksub
+from masksub.core.call import Call
 from masksub.core.methods import METHODS
 from tests.models import resnet, vit
 
@@ -47,6 +48,64 @@ def batch(size: int = 6, pixels: int = 16) -> tuple[Tensor, Tensor, Tensor]:
     x = torch.randn(size, 3, pixels, pixels, generator=generator)
     y = torch.randint(5, (size,), generator=generator)
     return x, y, masksub.sample_keep(size, 16, 0.5, generator=generator)
+
+
+class ByName(nn.Module):
+    """A user's own model, called with a batch as it comes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = resnet()
+
+    def forward(self, image: Tensor, target: Any = None, **others: Any) -> Any:
+        return SimpleNamespace(logits=self.net(image))
+
+
+@pytest.mark.parametrize("target", [torch.arange(4), torch.eye(5)[:4], torch.ones(4, 32, 32, dtype=torch.long)])
+def test_the_order_of_a_batchs_keys_says_nothing(target: Tensor) -> None:
+    """Targets that come before the image, hard, soft and by pixel, are none of what is masked."""
+    losses, image = [], torch.randn(4, 3, 64, 64)
+    for x in ({"image": image, "target": target}, {"target": target, "image": image}):
+        torch.manual_seed(0)
+        step = masksub.TwoBranchStep(ByName(), F.cross_entropy, sub=masksub.MaskSub(0.5))
+        losses.append(step(x, torch.arange(4), generator=torch.Generator().manual_seed(1)).loss_sub)
+    assert losses[0] is not None and losses[1] is not None and torch.equal(losses[0], losses[1])
+
+
+IMAGE, WIDE, VECTOR, IDS = torch.zeros(2, 3, 4, 4), torch.zeros(2, 5), torch.zeros(2), torch.zeros(2, 7).long()
+
+
+@pytest.mark.parametrize(
+    ("args", "kwargs", "main", "named"),
+    [
+        ((IMAGE, WIDE), {}, None, "positional argument 1"),
+        ((WIDE, IMAGE), {}, None, "positional argument 1"),  # the order of a signature does say something
+        ((None, VECTOR, IMAGE), {}, None, "positional argument 3"),
+        ((VECTOR,), {"image": IMAGE}, None, "argument 'image'"),
+        ((VECTOR,), {}, None, "positional argument 1"),
+        ((IMAGE,), {"mask": IMAGE}, None, "positional argument 1"),
+        ((), {"labels": WIDE, "weight": VECTOR, "x": IDS}, None, "argument 'x'"),
+        ((), {"soft": WIDE, "image": IMAGE}, None, "argument 'image'"),
+        ((), {"a": IMAGE, "b": IMAGE}, None, "argument 'a'"),
+        ((), {"ids": IDS, "mask": IDS}, None, "argument 'ids'"),
+        ((), {"bias": IMAGE, "input_ids": IDS}, "input_ids", "argument 'input_ids'"),
+        ((), {"pixel_values": IMAGE, "mask": WIDE}, "input_ids", "argument 'pixel_values'"),
+    ],
+)
+def test_what_is_taken_for_the_input(args: Any, kwargs: Any, main: Any, named: str) -> None:
+    call, other = Call(args, kwargs, main), torch.ones(1)
+    assert call.named == named
+    changed = call.with_x(other)
+    values, before = [*changed.args, *changed.kwargs.values()], [*args, *kwargs.values()]
+    assert [old for new, old in zip(values, before) if new is other] == [call.x]
+
+
+@pytest.mark.parametrize("build", [resnet, vit])
+def test_an_input_that_is_none_is_named(build: Any) -> None:
+    """Else a user is told of a shape, and not where it came from."""
+    for x, name in (({"target": torch.arange(6)}, "argument 'target'"), (torch.zeros(6, 5), "positional argument 1")):
+        with masksub.MaskSub(0.5).applied(model := build()), pytest.raises(ValueError, match=name):
+            model(**x) if isinstance(x, dict) else model(x)
 
 
 def one_hot(y: Tensor) -> Tensor:
@@ -297,6 +356,7 @@ class Wrapped(nn.Module):
         return SimpleNamespace(logits=self.inner(pixel_values))
 
 
+@pytest.mark.filterwarnings("ignore:Wrapped is masked in pixels")
 def test_output_with_logits_and_keyword_inputs() -> None:
     x, y, _ = batch()
     step = masksub.TwoBranchStep(Wrapped(), F.cross_entropy, sub=masksub.MaskSub(0.5, unit=8))

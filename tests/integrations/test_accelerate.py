@@ -5,6 +5,7 @@ Held against ``tests/integrations/reference.py``: the same model, data and masks
 
 from __future__ import annotations
 
+import copy
 import importlib.util
 import os
 import sys
@@ -28,6 +29,7 @@ from torch.distributed.fsdp import fully_shard
 from torch.utils.data import DataLoader, TensorDataset
 
 import masksub
+from masksub.core.seeds import MasksOfUpdates
 from masksub.core.wrappers import gathered, unwrap
 from masksub.integrations import accelerate as integration
 from masksub.integrations.accelerate import AcceleratedStep
@@ -124,6 +126,44 @@ def test_gradient_of_one_step() -> None:
     plain(*data[0], generator=masksub.core.seeds.MasksOfUpdates(SEED)(0))
     for (name, ours), theirs in zip(loop.plain.named_parameters(), reference.parameters()):
         torch.testing.assert_close(ours.grad, theirs.grad, atol=1e-7, rtol=1e-6, msg=name)
+
+
+def test_accumulation_by_hand_as_the_page_shows_it() -> None:
+    """Gradients are those of the mean; each part is an update to Accelerate, and so it is to the masks."""
+    data, parts = batches(4), 4
+    loop = Loop(data)
+    assert loop.step is not None
+    for x, y in data:
+        out = loop.step(x, y, backward=lambda loss: loop.accelerator.backward(loss / parts))
+    assert loop.step.updates == 4
+    reference, masks = build().train(), MasksOfUpdates(SEED)
+    plain = masksub.TwoBranchStep(reference, F.cross_entropy, sub=masksub.MaskSub(0.5))
+    for number, (x, y) in enumerate(data):
+        expected = plain(x, y, generator=masks(number), backward=lambda loss: (loss / parts).backward())
+    assert torch.equal(out.loss, expected.loss)
+    for ours, theirs in zip(loop.plain.parameters(), reference.parameters()):
+        torch.testing.assert_close(ours.grad, theirs.grad, atol=1e-7, rtol=1e-6)
+
+
+@pytest.mark.parametrize("first", ["labels", "pixel_values"])
+def test_a_batch_of_transformers_as_the_page_shows_it(first: str) -> None:
+    """With its labels in it, in any order: the model's own loss is left alone, and the masks are those of the image."""
+    transformers = pytest.importorskip("transformers")
+    sizes = {"image_size": 16, "patch_size": 4, "hidden_size": 24, "intermediate_size": 24, "num_hidden_layers": 1}
+    config = transformers.ViTConfig(**sizes, num_attention_heads=2, num_labels=5)
+    model = transformers.ViTForImageClassification(config).train()
+    expected, ((x, y),) = copy.deepcopy(model), batches(1)
+    accelerator = Accelerator(cpu=True)
+    batch = {"labels": y, "pixel_values": x} if first == "labels" else {"pixel_values": x, "labels": y}
+    step = AcceleratedStep(
+        accelerator, accelerator.prepare(model), nn.CrossEntropyLoss(), sub=masksub.MaskSub(0.5), seed=SEED
+    )
+    out = step(batch, batch["labels"])
+    plain = masksub.TwoBranchStep(expected, nn.CrossEntropyLoss(), sub=masksub.MaskSub(0.5))
+    assert torch.equal(out.loss, plain(x, y, generator=MasksOfUpdates(SEED)(0)).loss)
+    for ours, theirs in zip(model.parameters(), expected.parameters()):
+        assert (ours.grad is None) == (theirs.grad is None)
+        assert ours.grad is None or torch.equal(ours.grad, theirs.grad)
 
 
 @pytest.mark.parametrize("accumulation", [1, 4])

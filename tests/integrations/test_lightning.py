@@ -570,7 +570,6 @@ def test_a_wrapper_that_another_callback_puts_around_the_step(kind: type[Plain],
 def test_a_copy_made_while_training_can_be_trained_itself() -> None:
     copying = Copying()
     train("callback", batches(1), copying)
-    assert not integration._FOLLOWED  # what was in force is gone with its training
     for each in copying.copies:
         expected = Plain(copy.deepcopy(each.model))
         fit(expected, batches(1), callback())

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from masksub.core.adapter import Grid, Masker
+from masksub.core.adapter import Grid, Masker, WrongInputError
 from masksub.core.call import Call
 from masksub.core.dropping import Choice, TokenDrop, drop_after
 from masksub.core.intercept import Interception
@@ -64,7 +64,7 @@ class HfAst(TokenDrop):
         """One cell a patch; ``unit`` is in bins and frames, a multiple of the distance between patches."""
         x, projection = call.x, self._projection(model)
         if x.ndim != 3:
-            raise ValueError(
+            raise WrongInputError(
                 f"a spectrogram transformer needs spectrograms (B, T, F), not an input of shape {tuple(x.shape)}"
             )
         down, right = projection.stride

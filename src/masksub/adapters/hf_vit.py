@@ -93,6 +93,10 @@ class HfViT(TokenDrop):
         _, embeddings = self._known(model)
         return conv_grid(call.x, next(m for m in embeddings.modules() if isinstance(m, nn.Conv2d)), unit)
 
+    def token_module(self, model: Any) -> str:
+        """Positions are added before, and blocks take any number of tokens."""
+        return self._known(model)[0]
+
     def interceptions(self, model: Any, choice: Choice) -> Sequence[Interception]:
         """The result of the embeddings goes through the choice."""
         return (drop_after(self._known(model)[0], choice),)

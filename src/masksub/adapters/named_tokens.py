@@ -76,6 +76,10 @@ class NamedTokens(TokenDrop):
             )
         return patch_grid(call.x, (rows, cols), (self.patch, self.patch), unit)
 
+    def token_module(self, model: Any) -> str:
+        """As registered."""
+        return self.tokens
+
     def interceptions(self, model: Any, choice: Choice) -> Sequence[Interception]:
         """The result of the named module.
 

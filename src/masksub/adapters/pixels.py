@@ -8,7 +8,7 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from masksub.core.adapter import Grid, Masker
+from masksub.core.adapter import Grid, Masker, WrongInputError
 from masksub.core.call import Call
 from masksub.core.removal import blank_pixels
 
@@ -104,7 +104,7 @@ class PixelBlocks:
         """Blocks of ``unit`` pixels, those at the right and lower edge possibly smaller."""
         unit, x = DEFAULT_UNIT if unit is None else unit, call.x
         if x.ndim != 4 or not x.is_floating_point():
-            raise ValueError(
+            raise WrongInputError(
                 f"{type(model).__name__} has nothing to mask: blanking pixels needs floating-point images "
                 f"(B, C, H, W), not {x.dtype} of shape {tuple(x.shape)}"
             )

@@ -32,6 +32,10 @@ class TimmCait(TokenDrop):
         """One cell a patch; ``unit`` is a multiple of the patch size in pixels."""
         return embed_grid(model.patch_embed, call.x, unit)
 
+    def token_module(self, model: Any) -> str:
+        """Positions are added before, and blocks take any number of tokens."""
+        return "pos_drop"
+
     def interceptions(self, model: Any, choice: Choice) -> Sequence[Interception]:
         """``pos_drop``."""
         return (drop_after("pos_drop", choice),)

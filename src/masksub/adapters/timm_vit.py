@@ -40,6 +40,10 @@ class TimmViT(TokenDrop):
         """True for hybrids: their stem is a convolutional network."""
         return hasattr(model.patch_embed, "backbone")
 
+    def token_module(self, model: Any) -> str | None:
+        """``patch_drop``, if nothing else is dropped there."""
+        return "patch_drop" if isinstance(model.patch_drop, nn.Identity) else None
+
     def interceptions(self, model: Any, choice: Choice) -> Sequence[Interception]:
         """A KeepTokens in the place of ``patch_drop``."""
         return (Interception("", "patch_drop", lambda _: KeepTokens(choice)),)

@@ -37,6 +37,10 @@ class TorchvisionViT(TokenDrop):
         """True for stems of several convolutions."""
         return not isinstance(model.conv_proj, nn.Conv2d)
 
+    def token_module(self, model: Any) -> str:
+        """Positions are added before, and blocks take any number of tokens."""
+        return "encoder.dropout"
+
     def interceptions(self, model: Any, choice: Choice) -> Sequence[Interception]:
         """The result of the dropout goes through the choice."""
         return (drop_after("encoder.dropout", choice),)

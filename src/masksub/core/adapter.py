@@ -16,7 +16,22 @@ from torch import Tensor, nn
 from .call import Call
 from .packaged import load_packaged
 
-__all__ = ["Adapter", "Grid", "Masker", "find_adapter", "patch_grid", "register", "registered", "unregister"]
+__all__ = [
+    "Adapter",
+    "Grid",
+    "Masker",
+    "WrongInputError",
+    "find_adapter",
+    "grid_of",
+    "patch_grid",
+    "register",
+    "registered",
+    "unregister",
+]
+
+
+class WrongInputError(ValueError):
+    """What was taken for the input is of another kind than the family takes."""
 
 
 @dataclass(frozen=True)
@@ -102,6 +117,19 @@ class Adapter(Protocol):
         ...
 
 
+def grid_of(adapter: Adapter, model: nn.Module, call: Call, unit: int | None) -> Grid:
+    """``adapter.grid``; where the input is none for this model, the error names the argument that was taken for it."""
+    if call.x.ndim < 2:
+        raise ValueError(
+            f"{type(model).__name__} has nothing to mask: {call.named}, {call.x.dtype} of shape {tuple(call.x.shape)}, "
+            f"is what comes nearest to an input among the tensors that it was called with"
+        )
+    try:
+        return adapter.grid(model, call, unit)
+    except WrongInputError as error:
+        raise WrongInputError(f"{error}; what was taken for the input is {call.named}") from None
+
+
 def patch_grid(x: Tensor, cells: tuple[int, int], patch: tuple[int, int], unit: int | None) -> Grid:
     """The grid of an image model that cuts its input into patches.
 
@@ -115,7 +143,7 @@ def patch_grid(x: Tensor, cells: tuple[int, int], patch: tuple[int, int], unit: 
         ValueError: not an image, or the patches do not divide the unit.
     """
     if x.ndim != 4:
-        raise ValueError(f"a vision transformer needs images (B, C, H, W), not an input of shape {tuple(x.shape)}")
+        raise WrongInputError(f"a vision transformer needs images (B, C, H, W), not an input of shape {tuple(x.shape)}")
     if unit is None:
         return Grid(*cells)
     tall, wide = patch

@@ -11,9 +11,10 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from .adapter import Grid, find_adapter
+from .adapter import Grid, find_adapter, grid_of
 from .batch_norm import BatchNorm, check_batch_norm, statistics_kept
 from .call import Call, calls_replaced
+from .hints import hint_once
 from .masking import keep_count, sample_keep_among, sample_keep_blocks
 from .ranks import rank_generator
 from .wrappers import unwrap
@@ -211,7 +212,9 @@ class MaskSub(Branch):
         with adapter.masking(inner, self.unit, self.fill) as masker:
 
             def mask(call: Call) -> Call:
-                grid = adapter.grid(inner, call, self.unit)
+                grid = grid_of(adapter, inner, call, self.unit)
+                if adapter.how == "pixels" and self.ratio > 0:
+                    hint_once(inner)
                 if keep is not None:
                     device = call.x.device
                     return masker(call, keep.to(device), _row_count(keep, call.x.shape[0], grid.units))

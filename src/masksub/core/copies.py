@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .hints import without_hint
 from .intercept import whole
 from .wrappers import gathered, shells, unwrap
 
@@ -53,7 +54,7 @@ def _copy(model: nn.Module, convert: Any) -> nn.Module:
         for tensor in (*model.buffers(), *_kept_results(model)):
             memo[id(tensor)] = convert(tensor)
         shells(model, memo)
-        return copy.deepcopy(model, memo)
+        return without_hint(copy.deepcopy(model, memo))
 
 
 def _kept_results(model: nn.Module) -> Iterator[Tensor]:

@@ -161,6 +161,12 @@ class TokenDrop(ABC):
         blank = torch.as_tensor(fill, dtype=call.x.dtype, device=call.x.device)
         return call.with_x(torch.where(visible, call.x, blank))
 
+    def token_module(self, model: Any) -> str | None:
+        """What ``masksub.register`` has to name for a user's own module around the model: the path of the module whose
+        result is all tokens, where nothing else must follow the choice. None: a name is not enough, or is not known.
+        """
+        return None
+
     def why(self, model: nn.Module) -> str:
         """Why the family is masked this way, one sentence."""
         return "attention and MLP take any number of tokens"

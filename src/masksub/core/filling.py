@@ -16,7 +16,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from .adapter import Grid, Masker, find_adapter
+from .adapter import Grid, Masker, WrongInputError, find_adapter
 from .call import Call
 from .intercept import Interceptor, after
 from .removal import blank_pixels, fill_cells, spread
@@ -179,7 +179,7 @@ class CellFill(ABC):
         cell, x = self.stride(model), call.x
         unit = _usual_unit(cell) if unit is None else unit
         if x.ndim != 4:
-            raise ValueError(f"{type(model).__name__} needs images (B, C, H, W), not an input of {tuple(x.shape)}")
+            raise WrongInputError(f"{type(model).__name__} needs images (B, C, H, W), not {tuple(x.shape)}")
         if unit % cell:
             raise ValueError(f"unit = {unit} px: this model's cells are {cell} x {cell} px; use a multiple of that")
         return Grid(-(-x.shape[-2] // unit), -(-x.shape[-1] // unit))

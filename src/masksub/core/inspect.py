@@ -12,13 +12,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .adapter import Grid, find_adapter
+from .adapter import Grid, find_adapter, grid_of
 from .batch_norm import batch_norms
 from .branches import Branch, MaskSub
-from .call import Call
+from .call import Call, call_of
 from .copies import real_copy
 from .dropouts import dropout_sites
 from .flops import step_flops
+from .hints import hint
 from .masking import keep_count
 from .measurement import paired_seconds, peak_memory
 from .paths import find_paths
@@ -141,10 +142,10 @@ def inspect(
         ValueError: nothing of this model can be masked; the message says why.
     """
     sub = MaskSub(0.5) if sub is None else sub
-    inner, call = unwrap(model), Call((), example) if isinstance(example, Mapping) else Call((example,))
+    inner, call = unwrap(model), call_of(model, example)
     adapter = find_adapter(inner)
     masks = next((part for part in getattr(sub, "parts", (sub,)) if isinstance(part, MaskSub)), None)
-    grid = adapter.grid(inner, call, masks.unit) if masks else Grid(0, 0)
+    grid = grid_of(adapter, inner, call, masks.unit) if masks else Grid(0, 0)
     ratio = masks.ratio if masks else 0.0
     found = Inspection(
         model=type(inner).__qualname__,
@@ -176,14 +177,8 @@ def _warnings(model: nn.Module, found: Inspection, ratio: float) -> list[str]:
             texts.append(f"with {found.units} units, ratio {ratio} masks {masked:.0%}")
     if found.how != "drop":
         texts.append("nothing is saved: the sub branch costs as much as the main branch")
-    if found.how == "pixels":
-        for path, child in model.named_modules():
-            if path and find_adapter(child).how == "drop":
-                texts.append(
-                    f"{path} is a {type(child).__qualname__}, whose tokens could be dropped if the model were that; "
-                    f"see masksub.register"
-                )
-                break
+    if found.how == "pixels" and (text := hint(model)) is not None:
+        texts.append(text)
     if found.batch_norms:
         texts.append('running statistics of batch norm see masked inputs too (the paper\'s way); bn="main" spares them')
     return texts
@@ -208,14 +203,14 @@ def _step(model: nn.Module, sub: Branch, weight: float) -> Callable[[Any], objec
     step = TwoBranchStep(model, F.cross_entropy, sub=sub, weight=weight)
 
     def run(x: Any) -> object:
-        first = (Call((), x) if isinstance(x, Mapping) else Call((x,))).x
+        first = call_of(model, x).x
         return step(x, torch.zeros(len(first), dtype=torch.long, device=first.device))
 
     return run
 
 
 def _count_operations(found: Inspection, model: nn.Module, example: Any, sub: Branch) -> None:
-    size = len((Call((), example) if isinstance(example, Mapping) else Call((example,))).x)
+    size = len(call_of(model, example).x)
 
     def count(weight: float) -> int:
         def run(m: nn.Module, x: Any) -> object:

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .adapter import Grid
+from .adapter import Grid, WrongInputError
 from .call import Call
 from .dropping import Choice, TokenDrop
 from .intercept import Interception
@@ -140,7 +140,7 @@ class PackedUnits(TokenDrop):
         """One cell a square as large as a cell of the last stage; ``unit`` is a multiple of that in pixels."""
         side, x = self.stride(model), call.x
         if x.ndim != 4:
-            raise ValueError(f"{type(model).__name__} needs images (B, C, H, W), not an input of {tuple(x.shape)}")
+            raise WrongInputError(f"{type(model).__name__} needs images (B, C, H, W), not {tuple(x.shape)}")
         if unit is not None and unit % side:
             raise ValueError(f"unit = {unit} px: this model's units are {side} x {side} px; use a multiple of that")
         return Grid(-(-x.shape[-2] // side), -(-x.shape[-1] // side), block=1 if unit is None else unit // side)

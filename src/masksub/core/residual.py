@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -124,7 +124,8 @@ def trial_call(call: Call, *, meta: bool = True) -> Call:
             value = value.detach()[torch.arange(TRIAL_BATCH) % batch]
         return torch.empty_like(value, device="meta") if meta else value
 
-    return Call(tuple(map(trial, call.args)), {name: trial(value) for name, value in call.kwargs.items()})
+    kwargs = {name: trial(value) for name, value in call.kwargs.items()}
+    return replace(call, args=tuple(map(trial, call.args)), kwargs=kwargs)
 
 
 def watch(model: nn.Module, call: Call) -> list[Residual]:

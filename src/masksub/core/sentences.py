@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -78,7 +79,7 @@ class Sentences:
         """The call with other values, positional ones where they were."""
         left = dict(changes)
         args = tuple(left.pop(name, value) for name, value in zip(self._names, self._call.args))
-        return Call(args, {**self._call.kwargs, **left})
+        return replace(self._call, args=args, kwargs={**self._call.kwargs, **left})
 
 
 def text_grid(model: nn.Module, call: Call, unit: int | None, config: Any) -> Grid:

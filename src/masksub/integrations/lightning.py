@@ -205,8 +205,8 @@ class MaskSubCallback(Callback):
 
     Raises:
         ValueError: a value out of range or a criterion that is not known. When training starts: manual optimization, a
-            compiled LightningModule, no such submodule, a second MaskSubCallback. At the first step: gradient checkpointing with a branch that
-            reaches into blocks.
+            compiled LightningModule, no such submodule, a second MaskSubCallback. At the first step: gradient
+            checkpointing with a branch that reaches into blocks.
         RuntimeError: ``training_step`` calls the classifier not once, or its loss does not come from these logits.
     """
 
@@ -304,16 +304,16 @@ class MaskSubCallback(Callback):
             )
 
 
-_FOLLOWED: dict[nn.Module, Callable[..., Any]] = {}
-"""Modules in ``fit``, and what their ``training_step`` is meanwhile."""
+_FOLLOWED: weakref.WeakSet[nn.Module] = weakref.WeakSet()
+"""Modules whose ``training_step`` a callback follows at present."""
 
 
 @contextmanager
 def _followed(callback: MaskSubCallback, module: LightningModule) -> Iterator[None]:
     """While active, ``training_step`` of the module is followed by the callback's sub branch.
 
-    What stands in is a bound method, as Lightning and whatever wraps it once more expect one, and holds neither module
-    nor callback: a copy of the module, made meanwhile, is not in the table and runs its own ``training_step``.
+    What stands in is a bound method, as Lightning and whatever wraps it once more expect one. A copy of the module,
+    made meanwhile, has it too, bound to the copy, and runs the ``training_step`` of its class.
 
     Raises:
         ValueError: another callback follows it.
@@ -324,23 +324,25 @@ def _followed(callback: MaskSubCallback, module: LightningModule) -> Iterator[No
             f"to the same training_step; leave one of them"
         )
     plain = module.training_step
+    steps = {module: lambda *args, **kwargs: callback._both(module, functools.partial(plain, *args, **kwargs))}
     own = inspect.unwrap(plain)
     own = getattr(own, "__func__", own)
 
     @functools.wraps(own)
     def training_step(self: Any, *args: Any, **kwargs: Any) -> Any:
-        step = _FOLLOWED.get(self)
+        step = steps.get(self)
         return type(self).training_step(self, *args, **kwargs) if step is None else step(*args, **kwargs)
 
     # Lightning asks for the arguments before it calls, pickle for the name.
     vars(training_step).update(__signature__=inspect.signature(own))
     training_step.__name__ = "training_step"
-    _FOLLOWED[module] = lambda *args, **kwargs: callback._both(module, functools.partial(plain, *args, **kwargs))
+    _FOLLOWED.add(module)
     try:
         with swapped(module, "training_step", types.MethodType(training_step, module)):
             yield
     finally:
-        del _FOLLOWED[module]
+        _FOLLOWED.discard(module)
+        steps.clear()  # copies that live on don't hold what they were made of
 
 
 class MaskSubMixin(_Mixed):
