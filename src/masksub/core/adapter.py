@@ -119,7 +119,7 @@ class Adapter(Protocol):
 
 def grid_of(adapter: Adapter, model: nn.Module, call: Call, unit: int | None) -> Grid:
     """``adapter.grid``; where the input is none for this model, the error names the argument that was taken for it."""
-    if call.x.ndim < 2:
+    if call.has_input and call.x.ndim < 2:  # else the family says what it needs
         raise ValueError(
             f"{type(model).__name__} has nothing to mask: {call.named}, {call.x.dtype} of shape {tuple(call.x.shape)}, "
             f"is what comes nearest to an input among the tensors that it was called with"

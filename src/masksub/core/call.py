@@ -41,6 +41,11 @@ class Call:
         return value
 
     @property
+    def has_input(self) -> bool:
+        """Whether there is one."""
+        return self._find() is not None
+
+    @property
     def named(self) -> str:
         """The argument that is taken for the input, for messages."""
         place = self._place()
@@ -54,6 +59,12 @@ class Call:
         return replace(self, kwargs={**self.kwargs, place: x})
 
     def _place(self) -> int | str:
+        place = self._find()
+        if place is None:
+            raise TypeError("the model was called without a tensor; masksub has nothing to mask")
+        return place
+
+    def _find(self) -> int | str | None:
         """Position or keyword of the input.
 
         The order of keywords is that of a batch's keys and says nothing: the model's word comes first, then the number
@@ -66,10 +77,7 @@ class Call:
         best = max(named, key=lambda name: (named[name].ndim, named[name].is_floating_point()), default=None)
         positions = [position for position, value in enumerate(self.args) if isinstance(value, Tensor)]
         first = next((position for position in positions if self.args[position].ndim > 1), None)
-        for place in (first, best, *positions):
-            if place is not None:
-                return place
-        raise TypeError("the model was called without a tensor; masksub has nothing to mask")
+        return next((place for place in (first, best, *positions) if place is not None), None)
 
 
 def call_of(model: nn.Module, x: Any) -> Call:
