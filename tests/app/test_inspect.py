@@ -45,6 +45,7 @@ def test_a_folder_with_a_configuration(tmp_path: Path) -> None:
     ("arguments", "message"),
     [
         (["vit_tiny_patch16_244"], "did you mean vit_tiny_patch16_224"),
+        (["vit_smal"], "did you mean vit_small_"),
         (["torchvision:resnet19"], "torchvision has no model 'resnet19'; did you mean resnet18"),
         (["hf:BertForSequenceClasification"], "did you mean BertForSequenceClassification"),
         (["hub:vit"], "a timm name, torchvision:NAME or hf:ARCHITECTURE"),

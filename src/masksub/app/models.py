@@ -18,6 +18,7 @@ from masksub.core.methods import METHODS
 
 from .drop_path import settle_drop_path
 from .errors import InputError
+from .named_models import did_you_mean
 from .settings import Recipe
 from .weights import create_with_weights
 
@@ -41,8 +42,7 @@ def create_model(recipe: Recipe, num_classes: int, tell: Callable[[str], None] |
     """
     data, wanted = recipe.data, recipe.model
     if not timm.is_model(wanted.name):
-        near = difflib.get_close_matches(wanted.name, timm.list_models(), n=3)
-        hint = f"; did you mean {', '.join(near)}?" if near else ""
+        hint = did_you_mean(wanted.name, timm.list_models())
         raise InputError(f"model.name = {wanted.name!r}: timm {timm.__version__} has no such model{hint}")
     for key, source in (
         ("num_classes", "the data's classes"),

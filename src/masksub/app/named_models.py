@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from .errors import InputError
 
-__all__ = ["build_named"]
+__all__ = ["build_named", "did_you_mean"]
 
 Example = Tensor | Mapping[str, Tensor]
 
@@ -137,5 +137,16 @@ def _batch_for(model: nn.Module, config: Any, image_size: int | None, batch: int
 
 
 def _unknown(library: str, name: str, names: list[str]) -> InputError:
-    near = difflib.get_close_matches(name, names, n=3)
-    return InputError(f"{library} has no model {name!r}" + (f"; did you mean {', '.join(near)}?" if near else ""))
+    return InputError(f"{library} has no model {name!r}{did_you_mean(name, names)}")
+
+
+def did_you_mean(name: str, names: Iterable[str]) -> str:
+    """The end of a message about an unknown model: up to three names like it, or that begin like it; perhaps none."""
+
+    def likeness(known: str) -> float:
+        both = (difflib.SequenceMatcher(None, part, name).ratio() for part in (known, known[: len(name)]))
+        return max(both)
+
+    ranked = sorted((-likeness(known), len(known), known) for known in names)[:3]
+    near = [known for unlike, _, known in ranked if -unlike >= 0.6]
+    return f"; did you mean {', '.join(near)}?" if near else ""
