@@ -259,9 +259,8 @@ class MaskSubMixin(_Trainer):
         if self._is_divided is not None or count is None or getattr(self, "loss_is_scaled_for_ga", None) is not None:
             return
         parts *= self.accelerator.num_processes if self.args.average_tokens_across_devices else 1
-        labels = self._labels(inputs)
-        if parts == 1 and self._target != "sigmoid" and _class_numbers(labels) and count == (labels != -100).sum():
-            return  # divided or a mean: it is the same number
+        if parts == 1 and self._target != "sigmoid" and _class_numbers(self._labels(inputs)):
+            return  # the count is that of this batch's labels: divided or a mean, it is the same number
 
         def loss_with(times: int) -> Tensor:
             loss = compute(model, copy.copy(inputs), **{**given, "num_items_in_batch": times * count})
@@ -379,7 +378,7 @@ class _Checks(TrainerCallback):  # type: ignore[misc,unused-ignore]
 
     def on_step_end(self, *_: Any, **__: Any) -> None:
         trainer = self._trainer
-        if self._expected and trainer._training is not trainer.state:
+        if self._expected and trainer.runs_sub and trainer._training is not trainer.state:
             raise ValueError(
                 f"{type(trainer).__name__}.training_step never called super().training_step: no sub branch"
             )
